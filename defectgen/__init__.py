@@ -1,0 +1,76 @@
+"""Turn ten photos of a defect into a labelled training set.
+
+Every public name is importable from here and loaded on first use, so that ``import defectgen``
+costs milliseconds: no torch, no compiler, no network.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from defectgen.backbone import Backbone
+    from defectgen.batch import DefectBatch
+    from defectgen.errors import (
+        ConfigError,
+        DataWarning,
+        DefectGenError,
+        DefectGenWarning,
+        ImageError,
+        KernelBuildError,
+        MaskError,
+        NotFittedError,
+        TrainingError,
+        TrainingWarning,
+        WeightsError,
+    )
+    from defectgen.networks.defect import DefectAwareResBlock
+    from defectgen.synthesizer import DefectSynthesizer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Backbone",
+    "ConfigError",
+    "DataWarning",
+    "DefectAwareResBlock",
+    "DefectBatch",
+    "DefectGenError",
+    "DefectGenWarning",
+    "DefectSynthesizer",
+    "ImageError",
+    "KernelBuildError",
+    "MaskError",
+    "NotFittedError",
+    "TrainingError",
+    "TrainingWarning",
+    "WeightsError",
+    "__version__",
+]
+
+# Names that do not live in defectgen.errors, and the module that defines each.
+_MODULES = {
+    "Backbone": "defectgen.backbone",
+    "DefectAwareResBlock": "defectgen.networks.defect",
+    "DefectBatch": "defectgen.batch",
+    "DefectSynthesizer": "defectgen.synthesizer",
+}
+
+# A library logs and stays silent until the application configures logging.
+logging.getLogger("defectgen").addHandler(logging.NullHandler())
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name on first use (PEP 562)."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(_MODULES.get(name, "defectgen.errors")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names too, loaded or not."""
+    return sorted({*globals(), *__all__})

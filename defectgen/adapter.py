@@ -1,0 +1,146 @@
+"""Synthesizers on disk: an adapter that names its backbone, or one self-contained folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from defectgen.backbone import Backbone
+from defectgen.config import DefectConfig
+from defectgen.errors import ConfigError, DefectGenError, NotFittedError, WeightsError
+from defectgen.files import safe_join
+from defectgen.networks.defect import DefectBranch
+from defectgen.training.backbone_task import new_discriminator
+from defectgen.training.defect_start import new_matching
+from defectgen.weights import load_folder, load_strict, save_folder, unclaimed
+
+if TYPE_CHECKING:
+    from defectgen.synthesizer import DefectSynthesizer
+
+#: Sub-folder that holds the backbone of a self-contained synthesizer.
+BACKBONE_FOLDER = "backbone"
+
+
+def _same_on_disk(backbone: Backbone) -> bool:
+    """Whether the folder the backbone came from still holds exactly it."""
+    if backbone.source_ is None:
+        return False
+    try:
+        config, _ = load_folder(backbone.source_, "backbone")
+    except DefectGenError:
+        return False
+    return bool(config["digest"] == backbone.digest())
+
+
+def save_synthesizer(
+    synth: DefectSynthesizer,
+    folder: str | os.PathLike[str],
+    include_backbone: bool | None,
+    *,
+    half: bool = False,
+    source: str | None = None,
+) -> None:
+    """See :meth:`defectgen.DefectSynthesizer.save_pretrained`.
+
+    ``half`` stores 16-bit floats. ``source`` names the backbone's folder relative to this one, so
+    that two folders can move together.
+    """
+    if not hasattr(synth, "branch_"):
+        raise NotFittedError(
+            "save_pretrained: fit(defect_imgs, masks) first; got an unfitted object; call fit."
+        )
+    backbone = synth.backbone_
+    named = _same_on_disk(backbone)
+    if include_backbone is False and not named:
+        raise ConfigError(
+            "include_backbone: False only while the folder the backbone was read from holds the "
+            "same weights; got a backbone without such a folder; save_pretrained the backbone, "
+            "read it from there, or include it."
+        )
+    include = not named if include_backbone is None else include_backbone
+    if not include and backbone.source_ is not None and source is None:
+        source = str(backbone.source_.resolve())
+    config = {
+        "preset": synth.preset,
+        "config": synth.config_,
+        "networks": ["branch", "matching"] + ["discriminator"] * (synth.discriminator_ is not None),
+        "backbone": {"included": include, "source": source, "digest": backbone.digest()},
+    }
+    tensors = synthesizer_tensors(synth)
+    if not include:
+        save_folder(folder, "synthesizer", config, tensors, half=half)
+        return
+    with TemporaryDirectory() as temporary:
+        inner = Path(temporary) / BACKBONE_FOLDER
+        backbone.save_pretrained(inner)
+        extra = {BACKBONE_FOLDER: inner}
+        save_folder(folder, "synthesizer", config, tensors, half=half, include=extra)
+
+
+def synthesizer_tensors(synth: DefectSynthesizer) -> dict[str, Tensor]:
+    """All tensors of a fitted synthesizer by name, the backbone's left out."""
+    parts: dict[str, nn.Module] = {"branch": synth.branch_, "matching": synth.matching_}
+    if synth.discriminator_ is not None:
+        parts["discriminator"] = synth.discriminator_
+    tensors = {
+        f"{part}.{name}": value.detach().cpu()
+        for part, module in parts.items()
+        for name, value in module.state_dict().items()
+    }
+    return {**tensors, **{f"codes.{name}": value for name, value in synth.codes_.items()}}
+
+
+def load_synthesizer(
+    cls: type[DefectSynthesizer],
+    folder: str | os.PathLike[str],
+    device: str | torch.device | None,
+) -> DefectSynthesizer:
+    """See :meth:`defectgen.DefectSynthesizer.from_pretrained`."""
+    config, tensors = load_folder(folder, "synthesizer")
+    backbone = _load_backbone(Path(folder), config["backbone"], device)
+    shape = backbone.fitted().config
+    defect = DefectConfig.from_dict(config["config"]["defect"])
+    synth = cls(backbone, preset=config["preset"], device=device)
+    synth.branch_ = DefectBranch(shape, defect)
+    synth.matching_ = new_matching(shape, defect)
+    synth.discriminator_ = None
+    unclaimed(tensors, ("codes", *config["networks"]))
+    load_strict(synth.branch_, tensors, "branch", str(folder))
+    load_strict(synth.matching_, tensors, "matching", str(folder))
+    if "discriminator" in config["networks"]:
+        synth.discriminator_ = new_discriminator(shape)
+        load_strict(synth.discriminator_, tensors, "discriminator", str(folder))
+    synth.codes_ = {
+        name.removeprefix("codes."): value
+        for name, value in tensors.items()
+        if name.startswith("codes.")
+    }
+    synth.backbone_ = backbone
+    synth.config_ = config["config"]
+    synth.history_ = []
+    where = next(backbone.parameters()).device
+    for module in (synth.branch_, synth.matching_, synth.discriminator_):
+        if module is not None:
+            module.to(where).requires_grad_(False).eval()
+    return synth
+
+
+def _load_backbone(
+    folder: Path, entry: dict[str, Any], device: str | torch.device | None
+) -> Backbone:
+    if entry["included"]:
+        backbone = Backbone.from_pretrained(safe_join(folder, BACKBONE_FOLDER), device=device)
+    else:
+        # A relative source is relative to the synthesizer's own folder.
+        backbone = Backbone.from_pretrained(folder / entry["source"], device=device)
+    if backbone.digest() != entry["digest"]:
+        raise WeightsError(
+            f"backbone: the weights this branch was trained on ({entry['digest'][:19]}...); got "
+            f"{backbone.digest()[:19]}...; restore them, or fit the branch again."
+        )
+    return backbone

@@ -1,0 +1,269 @@
+"""``Backbone``: learns what a good part looks like (StyleGAN2-ADA), and draws good parts."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from defectgen.augment.policy import POLICIES, AugmentPolicy
+from defectgen.augment.symmetry import with_symmetries
+from defectgen.backbone_fit import build_task, choose_policy, new_networks, run_task
+from defectgen.checks import check_channels, check_range, check_resolution
+from defectgen.config import (
+    BackboneConfig,
+    backbone_config,
+    backbone_training,
+    check_preset,
+)
+from defectgen.data.images import load_images
+from defectgen.data.sources import ImageSource
+from defectgen.errors import ConfigError, NotFittedError, TrainingError
+from defectgen.estimator import (
+    Parameters,
+    as_folder,
+    load_resumed,
+    resolve_device,
+    resolve_seed,
+)
+from defectgen.networks.discriminator import Discriminator
+from defectgen.networks.synthesis import Generator
+from defectgen.rng import fresh_seed, sample_seeds
+from defectgen.sampling import draw_good
+from defectgen.training.backbone_task import BackboneTask
+from defectgen.weights import load_folder, load_strict, save_folder, tensor_digest, unclaimed
+
+
+class Backbone(Parameters, nn.Module):
+    """A generator of good parts with its discriminator.
+
+    Args:
+        resolution: pixels, a power of two from 32 to 1024. None: the largest one not above the
+            smallest image, at most 256 (the preset: 256).
+        channels: 3 for RGB, 1 for grey.
+        preset: None for this library's recipe; "dfmgan" for the published one (DFMGAN, AAAI 2023),
+            which builds its networks at construction.
+        kimg: budget, thousands of training images shown. None: 60 below 128 px, 500 above; the
+            preset 3000.
+        augment: what may be done to images in front of the discriminator: "auto" measures which
+            flips, rotations and color changes occur among the good images; "none"; "safe"
+            (small shifts, scale, brightness, contrast); "bgc" (everything, as published); or an
+            :class:`~defectgen.augment.policy.AugmentPolicy`. The preset turns "auto" into "bgc".
+        batch_size: None: 16; the preset 32.
+        run_dir: folder for history, contact sheets and the resume file; None writes nothing.
+        seed: None draws one; it is kept in ``config_``.
+        device: None takes a GPU where there is one.
+        verbose: 0 silent, 1 a progress bar on a terminal, 2 a bar everywhere.
+
+    Attributes:
+        generator: the moving average of the trained generator, or None before ``fit``.
+        discriminator: the trained discriminator, or None.
+        config_: everything that was decided: networks, training, augmentation and data.
+        history_: one record per tick of the last fit.
+    """
+
+    def __init__(
+        self,
+        resolution: int | None = None,
+        *,
+        channels: int = 3,
+        preset: str | None = None,
+        kimg: float | None = None,
+        augment: str | AugmentPolicy = "auto",
+        batch_size: int | None = None,
+        run_dir: str | os.PathLike[str] | None = None,
+        seed: int | None = None,
+        device: str | torch.device | None = None,
+        verbose: int = 1,
+    ) -> None:
+        super().__init__()
+        self.resolution = resolution
+        self.channels = channels
+        self.preset = preset
+        self.kimg = kimg
+        self.augment = augment
+        self.batch_size = batch_size
+        self.run_dir = run_dir
+        self.seed = seed
+        self.device = device
+        self.verbose = verbose
+        self.generator: Generator | None = None
+        self.discriminator: Discriminator | None = None
+        self.source_: Path | None = None
+        if preset is not None:
+            check_preset(preset)
+            shape = backbone_config(resolution or 256, channels, preset)
+            self.generator, self.discriminator = new_networks(shape, seed or 0)
+            self.freeze()
+
+    # -- learning ----------------------------------------------------------------------------------
+
+    def fit(self, good_images: ImageSource, resume: bool = False) -> Backbone:
+        """Learn the product from good images; forgets an earlier fit.
+
+        Args:
+            good_images: folder, paths, PIL images, HWC uint8 arrays, or one NCHW tensor; see
+                :func:`defectgen.data.images.load_images`.
+            resume: go on with the run in ``run_dir``; begins one if there is none.
+
+        Returns:
+            self, with ``generator``, ``discriminator``, ``config_`` and ``history_`` set; also
+            when training stops early (interrupt, diverged), then from the last good state.
+
+        Raises:
+            ConfigError: for a parameter outside its rule.
+            ImageError: listing every unusable image.
+            TrainingError: if training diverged; the last good state is kept.
+        """
+        self._check_parameters()
+        run_dir = as_folder(self.run_dir)
+        resumed = load_resumed(run_dir, resume)
+        side = self.resolution or (256 if self.preset else None)
+        data = load_images(good_images, resolution=side, channels=self.channels)
+        config = backbone_config(int(data.images.shape[-1]), self.channels, self.preset)
+        policy, reason = choose_policy(self.augment, self.preset, data.images)
+        images = data.images if self.preset else with_symmetries(data.images, policy)
+        train = backbone_training(
+            config,
+            preset=self.preset,
+            kimg=self.kimg,
+            batch_size=self.batch_size,
+            seed=resolve_seed(self.seed, resumed),
+        )
+        decided = {
+            "backbone": config.to_dict(),
+            "training": train.to_dict(),
+            "augment": {"policy": policy.to_dict(), "reason": reason},
+            "data": {"digest": data.digest, "images": len(data.names), "shown": len(images)},
+        }
+        task = build_task(config, train, images, policy, resolve_device(self.device))
+        try:
+            run_task(task, data, policy, run_dir, resumed, self.verbose)
+        except (TrainingError, KeyboardInterrupt):
+            self._take_over(task, decided)
+            raise
+        self._take_over(task, decided)
+        return self
+
+    def _take_over(self, task: BackboneTask, decided: dict[str, Any]) -> None:
+        """Set the learned attributes from the state as it is."""
+        average = task.state.averages["generator"]
+        assert isinstance(average, Generator)
+        self.generator, self.discriminator = average, task.judge
+        self.config_: dict[str, Any] = {**decided, "trained_kimg": task.state.images / 1000}
+        self.history_ = task.state.history
+        self.source_ = None
+        self.freeze()
+
+    def _check_parameters(self) -> None:
+        check_preset(self.preset)
+        check_channels(self.channels)
+        if self.resolution is not None:
+            check_resolution(self.resolution)
+        if self.kimg is not None:
+            check_range("kimg", self.kimg, low=0.001)
+        if self.batch_size is not None:
+            check_range("batch_size", self.batch_size, low=1, integer=True)
+        if isinstance(self.augment, str) and self.augment not in ("auto", *POLICIES):
+            raise ConfigError(
+                f"augment: auto, {', '.join(POLICIES)} or an AugmentPolicy; "
+                f"got {self.augment!r}; choose one of these."
+            )
+
+    # -- use ---------------------------------------------------------------------------------------
+
+    def freeze(self) -> Backbone:
+        """No gradients and evaluation mode, for good: ``train()`` does not undo it."""
+        self.requires_grad_(False)
+        return self.eval()
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Stay in evaluation mode: a backbone learns only inside ``fit``."""
+        super().train(False)
+        return self
+
+    def fitted(self) -> Generator:
+        """Return the generator.
+
+        Raises:
+            NotFittedError: before ``fit`` or ``from_pretrained``.
+        """
+        if self.generator is None or not hasattr(self, "config_"):
+            raise NotFittedError(
+                "Backbone: fit(good_images) or from_pretrained(dir) first; got neither; "
+                "call one of them."
+            )
+        return self.generator
+
+    def __sklearn_is_fitted__(self) -> bool:
+        """Whether ``sample`` would work."""
+        return self.generator is not None and hasattr(self, "config_")
+
+    def sample(self, n: int, *, seed: int | None = None, truncation_psi: float = 1.0) -> Tensor:
+        """Draw n good parts, float32 (n, C, R, R) in [0, 1], on the CPU.
+
+        Args:
+            n: how many.
+            seed: image i depends on seed + i only; None draws a fresh one.
+            truncation_psi: 1 for the full variety, 0 for the mean part.
+
+        Raises:
+            NotFittedError: before ``fit``.
+        """
+        network = self.fitted()
+        check_range("n", n, low=0, integer=True)
+        check_range("truncation_psi", truncation_psi, low=0.0, high=2.0)
+        seeds = sample_seeds(n, fresh_seed() if seed is None else seed)
+        return draw_good(network, seeds, truncation_psi)
+
+    # -- files -------------------------------------------------------------------------------------
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All weights by name, as they are saved."""
+        self.fitted()
+        return {k: v.detach().cpu() for k, v in self.state_dict().items()}
+
+    def digest(self) -> str:
+        """sha256 of all tensors in float32, in the order of their names."""
+        return tensor_digest(self.tensors())
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write ``config.json`` and ``model.safetensors``, whole or not at all.
+
+        Raises:
+            NotFittedError: before ``fit``.
+            WeightsError: if a weight is not finite.
+        """
+        save_folder(folder, "backbone", self.config_for_file(), self.tensors())
+
+    def config_for_file(self) -> dict[str, Any]:
+        """What stands in ``config.json`` beside format, version and digest."""
+        self.fitted()
+        return {"preset": self.preset, "config": self.config_}
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | os.PathLike[str], *, device: str | torch.device | None = None
+    ) -> Backbone:
+        """Read a folder that ``save_pretrained`` has written.
+
+        Raises:
+            WeightsError: if the folder is missing, damaged, of another kind or version.
+        """
+        config, tensors = load_folder(folder, "backbone")
+        shape = BackboneConfig.from_dict(config["config"]["backbone"])
+        backbone = cls(shape.resolution, channels=shape.channels, device=device)
+        backbone.preset = config["preset"]
+        backbone.config_ = config["config"]
+        backbone.history_ = []
+        unclaimed(tensors, ("generator", "discriminator"))
+        network, judge = new_networks(shape, 0)
+        load_strict(network, tensors, "generator", str(folder))
+        load_strict(judge, tensors, "discriminator", str(folder))
+        backbone.generator, backbone.discriminator = network, judge
+        backbone.source_ = Path(folder)
+        backbone.to(resolve_device(device))
+        return backbone.freeze()

@@ -1,0 +1,103 @@
+"""Checks of plain parameters: each raises `ConfigError` with a sentence that says the repair."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Collection
+
+from defectgen.errors import ConfigError
+
+MIN_RESOLUTION = 32
+MAX_RESOLUTION = 1024
+
+
+def check_range(
+    name: str,
+    value: object,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    integer: bool = False,
+) -> None:
+    """Check that a value is a finite number within bounds.
+
+    Args:
+        name: The argument, as the user wrote it.
+        value: What the user passed. `True` and `False` are not numbers here.
+        low: The smallest value allowed, or None.
+        high: The largest value allowed, or None.
+        integer: Only whole numbers of an integer type.
+
+    Raises:
+        ConfigError: the value is of another type, not finite or out of bounds.
+    """
+    rule = f"must be {'an integer' if integer else 'a number'}{_bounds(low, high)}"
+    kind = numbers.Integral if integer else numbers.Real
+    if isinstance(value, bool) or not isinstance(value, kind):
+        raise ConfigError(
+            f"{name}: {rule}; got {value!r} of type {type(value).__name__}; "
+            f"pass {_example(low, high, integer)}"
+        )
+    # Whole numbers are compared as they are: float() of a huge one overflows or rounds.
+    number = int(value) if isinstance(value, numbers.Integral) else float(value)
+    inside = (low is None or number >= low) and (high is None or number <= high)
+    if not (isinstance(number, int) or math.isfinite(number)) or not inside:
+        raise ConfigError(f"{name}: {rule}; got {value!r}; pass {_example(low, high, integer)}")
+
+
+def check_choice(name: str, value: object, choices: Collection[object]) -> None:
+    """Check that a value is one of a few.
+
+    Args:
+        name: The argument, as the user wrote it.
+        value: What the user passed.
+        choices: All that is allowed, in the order in which the message shows them.
+
+    Raises:
+        ConfigError: the value is not among the choices.
+    """
+    # Types too: 1 == True == 1.0 in Python, and none of these may pass for another.
+    if not any(type(value) is type(choice) and value == choice for choice in choices):
+        listed = ", ".join(repr(choice) for choice in choices)
+        raise ConfigError(f"{name}: must be one of {listed}; got {value!r}; pass one of them")
+
+
+def check_resolution(value: object, name: str = "resolution") -> None:
+    """Check a side length: a power of two from 32 to 1024.
+
+    Raises:
+        ConfigError: the value is anything else.
+    """
+    check_range(name, value, low=MIN_RESOLUTION, high=MAX_RESOLUTION, integer=True)
+    side = int(value)  # type: ignore[call-overload]  # check_range proved it
+    if side & (side - 1):
+        below = 1 << (side.bit_length() - 1)
+        raise ConfigError(
+            f"{name}: must be a power of two from {MIN_RESOLUTION} to {MAX_RESOLUTION}; "
+            f"got {value!r}; pass {below} or {min(2 * below, MAX_RESOLUTION)}"
+        )
+
+
+def check_channels(value: object, name: str = "channels") -> None:
+    """Check a number of image channels: 3 for RGB or 1 for grayscale.
+
+    Raises:
+        ConfigError: the value is anything else.
+    """
+    check_range(name, value, low=1, high=3, integer=True)
+    if value == 2:
+        raise ConfigError(f"{name}: must be 1 or 3; got 2; pass 3 for RGB or 1 for grayscale")
+
+
+def _bounds(low: float | None, high: float | None) -> str:
+    if low is not None and high is not None:
+        return f" from {low} to {high}"
+    if low is not None:
+        return f" of at least {low}"
+    return "" if high is None else f" of at most {high}"
+
+
+def _example(low: float | None, high: float | None, integer: bool) -> str:
+    start = low if low is not None else high if high is not None else 1
+    return f"for example {int(start) if integer else float(start)}"

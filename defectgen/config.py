@@ -1,0 +1,279 @@
+"""Everything that is saved beside weights: frozen dataclasses, presets, strict dictionaries.
+
+Constructors of the public objects take what a user decides; the functions here turn that, and the
+data, into complete configurations. There is no default outside this file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from defectgen.errors import ConfigError
+
+#: The published preset: widths, losses, gate and augmentation of DFMGAN (AAAI 2023).
+PRESETS = ("dfmgan",)
+
+_R = TypeVar("_R", bound="_Record")
+
+
+class _Record:
+    """Strict conversion to and from plain dictionaries (JSON)."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain types."""
+        return dataclasses.asdict(self)  # type: ignore[call-overload, no-any-return]
+
+    @classmethod
+    def from_dict(cls: type[_R], values: dict[str, Any]) -> _R:
+        """Build from a dictionary; every field must be there and no other.
+
+        Raises:
+            ConfigError: naming the missing and the unknown fields, or the field of a wrong type.
+        """
+        fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        missing = sorted(set(fields) - set(values))
+        unknown = sorted(set(values) - set(fields))
+        if missing or unknown:
+            raise ConfigError(
+                f"{cls.__name__}: exactly its {len(fields)} fields; missing {missing or 'none'}, "
+                f"unknown {unknown or 'none'}; use a file this version has written."
+            )
+        for name, value in values.items():
+            _check_type(cls.__name__, name, value, str(fields[name].type))
+        return cls(**values)
+
+
+def _check_type(owner: str, name: str, value: Any, annotation: str) -> None:
+    kinds: dict[str, tuple[type, ...]] = {
+        "int": (int,),
+        "float": (int, float),
+        "bool": (bool,),
+        "str": (str,),
+        "None": (type(None),),
+    }
+    allowed = tuple(k for part in annotation.split(" | ") for k in kinds[part])
+    good = isinstance(value, allowed) and (bool in allowed or not isinstance(value, bool))
+    if not good:
+        raise ConfigError(
+            f"{owner}.{name}: of type {annotation}; got {value!r}; "
+            "use a file this version has written."
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneConfig(_Record):
+    """Shape of generator and discriminator (DFMGAN fact sheet, section 1)."""
+
+    resolution: int  # pixels, a power of two
+    channels: int = 3  # 3: RGB, 1: grey
+    z_dim: int = 512
+    w_dim: int = 512
+    mapping_layers: int = 2
+    channel_base: int = 16384  # width at r px: min(channel_base / r, channel_max)
+    channel_max: int = 512
+    minibatch_group: int = 4  # samples over which minibatch standard deviation is taken
+    clamp: float | None = None  # limit of activations in convolution layers (half precision)
+    half_resolutions: int = 0  # this many top resolutions run in fp16 on a GPU
+
+    def width(self, resolution: int) -> int:
+        """Feature channels at this resolution."""
+        return min(self.channel_base // resolution, self.channel_max)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DefectConfig(_Record):
+    """Shape of the defect branch and of the matching discriminator (section 2)."""
+
+    first_resolution: int  # lowest manipulated resolution
+    match_channel_base: int = 4096
+    match_channel_max: int = 128
+    gate: str = "straight_through"  # gradient of the gate: straight_through or hard
+    contained: bool = True  # gates open only inside the final mask
+    mask_steepness: float = 2.0  # the losses see tanh(mask_steepness * logits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(_Record):
+    """Every number of a training run; resolved once, saved with the result."""
+
+    kimg: float  # thousands of training images shown, all phases together
+    warm_kimg: float  # the first part: reconstruction warm start; 0 switches it off
+    batch_size: int
+    seed: int
+    learning_rate: float = 0.0025  # Adam, both networks, before the lazy correction
+    beta2: float = 0.99  # beta1 is 0
+    style_mixing: float = 0.9  # probability
+    r1_gamma: float
+    r1_interval: int = 16  # iterations; 0 switches the term off
+    path_weight: float = 2.0
+    path_interval: int = 4  # iterations; 0 switches the term off
+    path_decay: float = 0.01
+    ema_kimg: float  # half-life of the moving average
+    ema_rampup: float | None = 0.05  # half-life at most this share of what was seen; None: no cap
+    ada_target: float = 0.6
+    ada_kimg: float = 500.0  # p climbs from 0 to 1 in this many kimg
+    ada_interval: int = 4  # iterations between adjustments
+    ada_cap: float | None = 0.8  # largest p; None: no cap, as published
+    warm_learning_rate: float = 0.005
+    anchor_weight: float = 0.0  # reconstruction term kept in the adversarial part
+    match_weight: float = 1.0
+    match_augment: bool = False  # paired geometric augmentation in front of D_match
+    mode_seeking_weight: float = 0.1
+    mode_seeking_epsilon: float = 1e-3
+    mask_bias: bool = True  # start the mask logits at the mean real area
+
+
+def check_preset(preset: str | None) -> None:
+    """Raise ConfigError unless ``preset`` is None or a known name."""
+    if preset is not None and preset not in PRESETS:
+        raise ConfigError(
+            f"preset: None or one of {', '.join(PRESETS)}; got {preset!r}; choose one of these."
+        )
+
+
+def backbone_config(resolution: int, channels: int, preset: str | None) -> BackboneConfig:
+    """Network shape for a resolution: the published widths, or ours, which are a quarter of them.
+
+    Below 128 px a quarter of the published width draws a product as well and trains on a CPU;
+    from 128 px up half of it (``spec`` figures for FID against width at 256 px).
+    """
+    check_preset(preset)
+    if preset == "dfmgan":
+        base = 16384 if resolution < 512 else 32768
+        return BackboneConfig(
+            resolution=resolution,
+            channels=channels,
+            channel_base=base,
+            clamp=256.0,
+            half_resolutions=4,
+        )
+    base, widest, w_dim = (2048, 128, 128) if resolution < 128 else (8192, 256, 256)
+    return BackboneConfig(
+        resolution=resolution,
+        channels=channels,
+        # A few hundred images span few directions; in a small Z the mapping network can learn where
+        # each of them lies (docs/lab-notes.md).
+        z_dim=16,
+        w_dim=w_dim,
+        channel_base=base,
+        channel_max=widest,
+    )
+
+
+def defect_config(backbone: BackboneConfig, preset: str | None) -> DefectConfig:
+    """Branch shape for a backbone: first manipulated resolution = a quarter of the image's."""
+    check_preset(preset)
+    first = max(8, backbone.resolution // 4)
+    if preset == "dfmgan":
+        return DefectConfig(
+            first_resolution=first, gate="hard", contained=False, mask_steepness=10.0
+        )
+    base, widest = (4096, 128) if backbone.resolution >= 128 else (1024, 64)
+    return DefectConfig(first_resolution=first, match_channel_base=base, match_channel_max=widest)
+
+
+def _published_gamma(resolution: int, batch_size: int) -> float:
+    """R1 weight by the published rule 0.0002 * resolution^2 / batch size."""
+    return 0.0002 * resolution**2 / batch_size
+
+
+def backbone_training(
+    config: BackboneConfig,
+    *,
+    preset: str | None,
+    kimg: float | None,
+    batch_size: int | None,
+    seed: int,
+) -> TrainConfig:
+    """Resolve every number of backbone training from the data and what the user decided.
+
+    Args:
+        config: network shape.
+        preset: None or "dfmgan".
+        kimg: None takes 3000 in the preset, else 60 below 128 px and 500 from there up (published
+            runs overfit a few hundred goods beyond a few hundred kimg).
+        batch_size: None takes 32 in the preset, else 16. The published rule for two GPUs is 32;
+            here no number depends on how many GPUs there are.
+        seed: of the run.
+    """
+    if preset == "dfmgan":
+        batch = batch_size or 32
+        return TrainConfig(
+            kimg=3000.0 if kimg is None else kimg,
+            warm_kimg=0.0,
+            batch_size=batch,
+            seed=seed,
+            r1_gamma=_published_gamma(config.resolution, batch),
+            ema_kimg=batch * 10 / 32,
+            ada_cap=None,
+        )
+    batch = batch_size or 16
+    default = 60.0 if config.resolution < 128 else 500.0
+    total = default if kimg is None else kimg
+    return TrainConfig(
+        kimg=total,
+        warm_kimg=0.4 * total,
+        batch_size=batch,
+        seed=seed,
+        r1_gamma=_published_gamma(config.resolution, batch),
+        ema_kimg=min(batch * 10 / 32, 0.05 * total),
+        # The generator comes from the reconstruction and is refined, not built: half the published
+        # rate keeps what it has learned.
+        learning_rate=0.00125,
+        ada_kimg=100.0,
+        anchor_weight=1.0,
+    )
+
+
+def defect_training(
+    config: BackboneConfig,
+    *,
+    preset: str | None,
+    kimg: float | None,
+    batch_size: int | None,
+    seed: int,
+    warm: bool,
+) -> TrainConfig:
+    """Resolve every number of defect training.
+
+    Args:
+        config: network shape of the backbone.
+        preset: None or "dfmgan".
+        kimg: None takes 400 in the preset, else 40 below 128 px and 200 from there up.
+        batch_size: None takes 32 in the preset, else 16.
+        seed: of the run.
+        warm: begin with the reconstruction phase (not when an earlier fit is continued).
+    """
+    if preset == "dfmgan":
+        batch = batch_size or 32
+        return TrainConfig(
+            kimg=400.0 if kimg is None else kimg,
+            warm_kimg=0.0,
+            batch_size=batch,
+            seed=seed,
+            r1_gamma=_published_gamma(config.resolution, batch),
+            ema_kimg=batch * 10 / 32,
+            ema_rampup=None,
+            ada_kimg=100.0,
+            ada_cap=None,
+        )
+    batch = batch_size or 16
+    default = 40.0 if config.resolution < 128 else 200.0
+    total = default if kimg is None else kimg
+    return TrainConfig(
+        kimg=total,
+        warm_kimg=0.5 * total if warm else 0.0,
+        batch_size=batch,
+        seed=seed,
+        r1_gamma=_published_gamma(config.resolution, batch),
+        path_interval=0,
+        ema_kimg=min(batch * 10 / 32, 0.05 * total),
+        # The generator comes from the reconstruction and is refined, not built: half the published
+        # rate keeps what it has learned.
+        learning_rate=0.00125,
+        ada_kimg=100.0,
+        anchor_weight=1.0,
+        match_augment=True,
+    )

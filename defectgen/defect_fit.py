@@ -1,0 +1,120 @@
+"""One fit of a defect: networks new or continued, and the supervised run."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from defectgen.augment.pipe import AugmentPipe
+from defectgen.augment.policy import POLICIES, AugmentPolicy
+from defectgen.augment.symmetry import with_symmetries
+from defectgen.backbone import Backbone
+from defectgen.config import TrainConfig, defect_config
+from defectgen.data.images import PairSet
+from defectgen.data.sampler import InfiniteSampler
+from defectgen.estimator import Run, to_signed
+from defectgen.networks.defect import DefectBranch
+from defectgen.networks.discriminator import Discriminator
+from defectgen.sampling import defect_sheet
+from defectgen.training.defect_start import new_networks, set_mask_bias
+from defectgen.training.defect_task import DefectTask
+from defectgen.training.phases import Batch
+
+
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """What an earlier fit left to continue from.
+
+    Attributes:
+        branch: moving average of the defect branch.
+        judge: discriminator of images.
+        matching: discriminator of image-mask pairs.
+        codes: learned codes of the training pairs; they serve only for the same pairs.
+        digest: of those pairs.
+    """
+
+    branch: DefectBranch
+    judge: Discriminator
+    matching: Discriminator
+    codes: dict[str, Tensor]
+    digest: str
+
+
+def defect_policy(preset: str | None, backbone: Backbone) -> AugmentPolicy:
+    """What may be done to defect images: what the good images have shown to be true of the part."""
+    if preset == "dfmgan":
+        return POLICIES["bgc"]
+    return AugmentPolicy.from_dict(backbone.config_["augment"]["policy"])
+
+
+def build_task(
+    backbone: Backbone,
+    pairs: PairSet,
+    train: TrainConfig,
+    policy: AugmentPolicy,
+    preset: str | None,
+    learned: Learned | None,
+) -> DefectTask:
+    """Networks, fresh or copied from ``learned``, with their training state."""
+    network = backbone.fitted()
+    assert backbone.discriminator is not None
+    device = network.mapping.w_avg.device
+    images, masks = pairs.images, pairs.masks
+    if preset is None:
+        images, masks = with_symmetries(images, policy), with_symmetries(masks, policy)
+    if learned is None:
+        shape = defect_config(network.config, preset)
+        branch, judges = new_networks(network.config, shape, backbone.discriminator, train.seed)
+    else:
+        branch = copy.deepcopy(learned.branch)
+        judges = copy.deepcopy(learned.judge), copy.deepcopy(learned.matching)
+    for module in (branch, *judges):
+        module.to(device)
+    if learned is None and train.mask_bias:
+        set_mask_bias(network, branch, float(pairs.masks.float().mean()), train.seed)
+    real, real_masks = to_signed(images, device), masks.to(device).bool()
+    task = DefectTask(network, branch, judges, train, real, real_masks, AugmentPipe(policy))
+    if learned is not None and learned.codes and learned.digest == pairs.digest:
+        task.load_codes(learned.codes)
+    return task
+
+
+def run_task(
+    task: DefectTask,
+    pairs: PairSet,
+    policy: AugmentPolicy,
+    backbone_digest: str,
+    run_dir: Path | None,
+    resumed: dict[str, Any] | None,
+    verbose: int,
+) -> None:
+    """Train ``task`` from its beginning, or from where ``resumed`` ended."""
+    config = task.config
+    sampler = InfiniteSampler(len(task.images), config.batch_size, config.seed)
+    device = task.images.device
+
+    def batches(iteration: int) -> Batch:
+        index = sampler.indices(iteration).to(device)
+        return Batch(task.images[index], index, task.masks[index])
+
+    def draw(path: Path) -> None:
+        branch = task.state.averages["branch"]
+        assert isinstance(branch, DefectBranch)
+        defect_sheet(path, task.backbone, branch, pairs)
+
+    Run(
+        title="defect",
+        kind="synthesizer",
+        identity={
+            "data": pairs.digest,
+            "augmentation": str(policy),
+            "backbone": backbone_digest,
+        },
+        run_dir=run_dir,
+        verbose=verbose,
+        draw=draw,
+    ).execute(task.state, batches, task.phases(), resumed)

@@ -1,0 +1,181 @@
+"""What both estimators share: parameters by name, device, seed, and one supervised run."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from defectgen.errors import ConfigError, WeightsError
+from defectgen.rng import fresh_seed
+from defectgen.training.callbacks import (
+    MaskMonitor,
+    Progress,
+    RunFolder,
+    TensorBoard,
+    tensorboard_available,
+)
+from defectgen.training.loop import Callback, run
+from defectgen.training.phases import Batch, Phase
+from defectgen.training.state import TrainState
+from defectgen.weights import load_resume, save_resume
+
+_logger = logging.getLogger("defectgen")
+_E = TypeVar("_E", bound="Parameters")
+
+#: Records of the history per run, at least; a tick is never shorter than one batch.
+TICKS = 100
+RESUME_NAME = "resume.pt"
+
+
+class Parameters:
+    """``get_params`` and ``set_params`` as scikit-learn defines them, without depending on it."""
+
+    @classmethod
+    def _parameter_names(cls) -> list[str]:
+        names = inspect.signature(cls.__init__).parameters
+        return [name for name in names if name != "self"]
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the constructor's arguments as they were given."""
+        return {name: getattr(self, name) for name in self._parameter_names()}
+
+    def set_params(self: _E, **params: Any) -> _E:
+        """Change constructor arguments; they take effect at the next ``fit``.
+
+        Raises:
+            ConfigError: for a name that the constructor does not have.
+        """
+        known = self._parameter_names()
+        for name, value in params.items():
+            if name not in known:
+                raise ConfigError(
+                    f"set_params: one of {', '.join(known)}; got {name!r}; check the spelling."
+                )
+            setattr(self, name, value)
+        return self
+
+
+def resolve_device(device: str | torch.device | None) -> torch.device:
+    """The device asked for; None takes a GPU where there is one."""
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"device: a torch device such as cpu or cuda:0; got {device!r}; choose one of these."
+        ) from error
+
+
+def to_signed(images: Tensor, device: torch.device) -> Tensor:
+    """uint8 0..255 -> float32 [-1, 1] on the device."""
+    return images.to(device=device, dtype=torch.float32) / 127.5 - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One supervised training run.
+
+    Attributes:
+        title: of the progress bar.
+        kind: "backbone" or "synthesizer", written into the resume file.
+        identity: what a resumed run must agree in: data digest, policy, weights it stands on.
+        run_dir: folder for history, sheets and resume file, or None.
+        verbose: 0 silent, 1 a bar on a terminal, 2 a bar everywhere.
+        draw: writes a contact sheet of the running average to a path.
+    """
+
+    title: str
+    kind: str
+    identity: dict[str, str]
+    run_dir: Path | None
+    verbose: int
+    draw: Callable[[Path], None]
+
+    def execute(
+        self,
+        state: TrainState,
+        batches: Callable[[int], Batch],
+        phases: list[Phase],
+        resumed: dict[str, Any] | None,
+    ) -> None:
+        """Train from where ``resumed`` ended, or from the beginning.
+
+        Raises:
+            TrainingError: see :func:`defectgen.training.loop.run`.
+            WeightsError: if ``resumed`` belongs to other data, weights or numbers.
+        """
+        if resumed is not None:
+            self._check_identity(resumed)
+            state.load_state_dict(resumed["state"])
+        callbacks: list[Callback] = [
+            Progress(state.config.kimg, self.title, self.verbose),
+            MaskMonitor(),
+        ]
+        if self.run_dir is not None:
+            callbacks.append(RunFolder(self.run_dir, self._save, self.draw))
+            if tensorboard_available():
+                callbacks.append(TensorBoard(self.run_dir / "tensorboard"))
+        total = round(state.config.kimg * 1000)
+        tick = max(state.config.batch_size, total // TICKS)
+        run(state, batches, phases, callbacks, tick_images=tick)
+
+    def _save(self, path: Path, state: TrainState) -> None:
+        payload = {"kind": self.kind, "identity": self.identity, "state": state.state_dict()}
+        save_resume(path, payload)
+
+    def _check_identity(self, resumed: dict[str, Any]) -> None:
+        if resumed.get("kind") != self.kind:
+            raise WeightsError(
+                f"resume: a file of kind {self.kind}; got {resumed.get('kind')!r}; "
+                "give each object its own run_dir."
+            )
+        other = resumed.get("identity", {})
+        for key, value in self.identity.items():
+            if other.get(key) != value:
+                raise WeightsError(
+                    f"resume: the same {key} as when the run began; got {value} now, "
+                    f"{other.get(key)} then; use the same input, or another run_dir."
+                )
+
+
+def load_resumed(run_dir: Path | None, resume: bool) -> dict[str, Any] | None:
+    """The resume file of a run folder, or None if the run has to begin.
+
+    Raises:
+        ConfigError: if ``resume`` is asked for without a run folder.
+    """
+    if not resume:
+        return None
+    if run_dir is None:
+        raise ConfigError(
+            "resume: needs the run_dir of the run to continue; got run_dir=None; "
+            "construct the object with run_dir=..."
+        )
+    path = run_dir / RESUME_NAME
+    if not path.exists():
+        _logger.info("resume: %s holds no run yet; beginning one", run_dir.name)
+        return None
+    return load_resume(path)
+
+
+def resolve_seed(seed: int | None, resumed: dict[str, Any] | None) -> int:
+    """The user's seed, else the resumed run's, else a fresh one."""
+    if seed is not None:
+        return seed
+    if resumed is not None:
+        return int(resumed["state"]["config"]["seed"])
+    return fresh_seed()
+
+
+def as_folder(run_dir: str | os.PathLike[str] | None) -> Path | None:
+    """``run_dir`` as a path."""
+    return None if run_dir is None else Path(run_dir)

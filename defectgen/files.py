@@ -1,0 +1,206 @@
+"""Reading and writing on disk so that a crash, a full disk or a hostile name does no harm.
+
+Writes go to a temporary sibling first and are renamed into place, so a reader sees the old content
+or the new one and never a half.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from defectgen.errors import ConfigError
+
+# A folder that holds this file was written by the library, so that it may be replaced.
+FOLDER_MARK = "config.json"
+
+
+@contextmanager
+def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary path to write to, and move it to `path` when the block ends well.
+
+    Missing parent folders are made. The file is flushed to the disk before the move. If the block
+    raises, the temporary file is removed and an older file at `path` stays as it was.
+
+    Args:
+        path: The file to be written or replaced.
+
+    Yields:
+        A path in the same folder that does not exist yet.
+
+    Raises:
+        ConfigError: `path` is a folder.
+        OSError: the file system refuses.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise ConfigError(f"path: must name a file; got the folder {str(target)!r}; add a name")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _sibling(target, "tmp")
+    try:
+        yield temporary
+        _flush(temporary)
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _flush(target.parent)
+
+
+@contextmanager
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary folder to fill, and rename it to `path` when the block ends well.
+
+    An older folder at `path` is renamed away first and removed last, so that one complete folder
+    exists at every moment. If the block raises, the older folder stays as it was.
+
+    Args:
+        path: The folder to be written or replaced. A link is followed.
+
+    Yields:
+        An existing empty folder beside `path`.
+
+    Raises:
+        ConfigError: `path` is a file, or a folder with content but without `config.json`, which
+            the library cannot have written.
+        OSError: the file system refuses.
+    """
+    target = Path(path).resolve()
+    _check_replaceable(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _sibling(target, "tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
+        for entry in sorted(temporary.rglob("*")):
+            _flush(entry)
+        _flush(temporary)
+        # Again: the block may have taken hours, and somebody may have put files there meanwhile.
+        _check_replaceable(target)
+        _swap(temporary, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def safe_join(root: str | os.PathLike[str], relative: str) -> Path:
+    """Join a name that came from a file or from the network to a folder, without leaving it.
+
+    Args:
+        root: The trusted folder.
+        relative: The untrusted name, with forward slashes between folders.
+
+    Returns:
+        The path below `root`; it need not exist.
+
+    Raises:
+        ConfigError: the name is empty or absolute, holds `..`, a backslash, a drive or a null
+            byte, or leads out of `root` through a link.
+    """
+    pure = PurePosixPath(relative)
+    windows = PureWindowsPath(relative)
+    bad = (
+        not pure.parts
+        or pure.is_absolute()
+        or ".." in pure.parts
+        or bool(windows.drive)
+        or "\\" in relative
+        or "\0" in relative
+    )
+    base = Path(root).resolve()
+    joined = base if bad else base.joinpath(*pure.parts)
+    if bad or not joined.resolve().is_relative_to(base):
+        raise ConfigError(
+            f"relative: must name something inside its folder; got {relative!r}; "
+            "use a plain relative name without '..' and without links that lead out"
+        )
+    return joined
+
+
+def read_text(path: str | os.PathLike[str], max_bytes: int) -> str:
+    """Read a UTF-8 text file whose size is bounded.
+
+    Args:
+        path: The file.
+        max_bytes: The largest size accepted; no more than this is read into memory.
+
+    Raises:
+        ConfigError: the file is larger than `max_bytes` or is not UTF-8.
+        OSError: the file cannot be read.
+    """
+    with open(path, "rb") as file:
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise ConfigError(
+            f"path: a text file may have up to {max_bytes} bytes; got more in "
+            f"{os.fspath(path)!r}; check that it is the right file"
+        )
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"path: the file must be UTF-8 text; got other bytes at position {error.start} of "
+            f"{os.fspath(path)!r}; check that it is the right file and is whole"
+        ) from error
+
+
+def sha256_file(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file as 64 hexadecimal digits, read in pieces."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _sibling(target: Path, ending: str) -> Path:
+    # Hidden, so that no folder listing of ours takes an abandoned one for content.
+    return target.with_name(f".{target.name}.{secrets.token_hex(4)}.{ending}")
+
+
+def _check_replaceable(target: Path) -> None:
+    if target == target.parent:
+        raise ConfigError(f"path: must name a folder; got {str(target)!r}; add a name")
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise ConfigError(
+            f"path: must name a folder; got the file {str(target)!r}; choose another name"
+        )
+    if not (target / FOLDER_MARK).is_file() and any(target.iterdir()):
+        raise ConfigError(
+            f"path: a folder with content is replaced only if it holds {FOLDER_MARK}; got "
+            f"{str(target)!r} without it; choose an empty or a new folder"
+        )
+
+
+def _swap(temporary: Path, target: Path) -> None:
+    if not target.exists():
+        os.rename(temporary, target)
+        _flush(target.parent)
+        return
+    old = _sibling(target, "old")
+    os.rename(target, old)
+    try:
+        os.rename(temporary, target)
+    except BaseException:
+        os.rename(old, target)
+        raise
+    _flush(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    if path.is_dir() and os.name == "nt":
+        return  # Windows cannot open a folder, and flushes its entries by itself.
+    # Windows flushes only what is open for writing; a folder can only be opened for reading.
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,4 @@
+"""Networks: functions from latents to images and from images to logits, nothing else.
+
+They know neither training nor disks. Imports go down only: ops, config and rng.
+"""

@@ -1,0 +1,193 @@
+"""Elementary layers with equalized learning rate (Karras et al. 2018, section 4.1; StyleGAN2).
+
+Letters: N batch, C or I/O channels, H/W pixels, W latent.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from defectgen.ops import bias_act, downsample2d, modulated_conv2d, upfirdn2d
+from defectgen.ops.modulated_conv2d import demodulation, guard_overflow
+from defectgen.ops.upfirdn2d import binomial_filter
+from defectgen.rng import Noise
+
+
+class Linear(nn.Module):
+    """y = act(x @ (weight * lr_mult / sqrt(I)).T + bias * lr_mult).
+
+    The stored weight is N(0, 1) / lr_mult, so that Adam's step has the same relative size in every
+    layer, times ``lr_mult``.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        act: str = "linear",
+        lr_mult: float = 1.0,
+        bias_init: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.act = act
+        self.lr_mult = lr_mult
+        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+        self.bias = nn.Parameter(torch.full((out_features,), bias_init / lr_mult))
+
+    def reset(self, generator: torch.Generator) -> None:
+        """Draw the weight."""
+        with torch.no_grad():
+            self.weight.normal_(generator=generator).div_(self.lr_mult)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, I) -> (N, O)."""
+        weight = self.weight * (self.lr_mult / math.sqrt(self.weight.shape[1]))
+        return bias_act(F.linear(x, weight), self.bias * self.lr_mult, act=self.act)
+
+
+class Conv2d(nn.Module):
+    """Equalized convolution of the discriminator, optionally halving the resolution.
+
+    Down: low-pass, then stride-2 convolution; for 1x1 kernels low-pass and decimation come first.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        *,
+        bias: bool = True,
+        act: str = "linear",
+        down: bool = False,
+        clamp: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.act, self.down, self.clamp = act, down, clamp
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+
+    def reset(self, generator: torch.Generator) -> None:
+        """Draw the weight."""
+        with torch.no_grad():
+            self.weight.normal_(generator=generator)
+
+    def forward(self, x: Tensor, *, gain: float = 1.0) -> Tensor:
+        """(N, I, H, W) -> (N, O, H, W) or (N, O, H/2, W/2); ``gain`` scales result and clamp."""
+        limit = gain
+        kernel = self.weight.shape[2]
+        # The gain commutes with convolution and leaky ReLU, so it multiplies the weights, which
+        # are smaller than the features.
+        gain = gain * (math.sqrt(2.0) if self.act == "lrelu" else 1.0)
+        clamp = None if self.clamp is None else self.clamp * limit
+        weight = (self.weight * (gain / math.sqrt(self.weight[0].numel()))).to(x.dtype)
+        bias = None if self.bias is None else self.bias * gain
+        if not self.down:
+            x = F.conv2d(x, weight, padding=kernel // 2)
+        elif kernel == 1:
+            x = F.conv2d(downsample2d(x), weight)
+        else:
+            around = kernel // 2 + 1
+            taps = binomial_filter(x.device, x.dtype)
+            x = F.conv2d(upfirdn2d(x, taps, pad=(around,) * 4), weight, stride=2)
+        return bias_act(x, bias, act=self.act, gain=1.0, clamp=clamp)
+
+
+class ModulatedLayer(nn.Module):
+    """Modulated convolution, demodulation, noise, bias, leaky ReLU (StyleGAN2, figure 2d).
+
+    ``name`` is the key under which the noise source knows this layer.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        in_channels: int,
+        out_channels: int,
+        w_dim: int,
+        resolution: int,
+        *,
+        up: int = 1,
+        clamp: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.name, self.resolution, self.up, self.clamp = name, resolution, up, clamp
+        self.affine = Linear(w_dim, in_channels, bias_init=1.0)
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, 3, 3))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+        self.noise_strength = nn.Parameter(torch.zeros(()))
+
+    def reset(self, generator: torch.Generator) -> None:
+        """Draw the weight (the affine layer draws its own)."""
+        with torch.no_grad():
+            self.weight.normal_(generator=generator)
+
+    def forward(self, x: Tensor, w: Tensor, noise: Noise) -> Tensor:
+        """x (N, I, H, W), w (N, W) -> (N, O, H*up, W*up)."""
+        styles: Tensor = self.affine(w)
+        weight: Tensor = self.weight
+        if x.dtype == torch.float16:
+            weight, styles = guard_overflow(weight, styles)
+        y = modulated_conv2d(x, weight, styles, demodulate=False, up=self.up)
+        plane = noise(self.name, x.shape[0], self.resolution)
+        if plane is not None:
+            plane = plane.to(x.device) * self.noise_strength
+        scale = demodulation(weight, styles)
+        return bias_act(y, self.bias, scale=scale, noise=plane, act="lrelu", clamp=self.clamp)
+
+
+class ToChannels(nn.Module):
+    """1x1 modulated convolution without demodulation: the ToRGB and the ToMask head.
+
+    The styles are divided by sqrt(I), as the weights of the other layers are in effect.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, w_dim: int, *, clamp: float | None = None
+    ) -> None:
+        super().__init__()
+        self.clamp = clamp
+        self.affine = Linear(w_dim, in_channels, bias_init=1.0)
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+
+    def reset(self, generator: torch.Generator) -> None:
+        """Draw the weight (the affine layer draws its own)."""
+        with torch.no_grad():
+            self.weight.normal_(generator=generator)
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        """x (N, I, H, W), w (N, W) -> (N, O, H, W)."""
+        styles = self.affine(w) / math.sqrt(self.weight.shape[1])
+        y = modulated_conv2d(x, self.weight, styles, demodulate=False)
+        return bias_act(y, self.bias, clamp=self.clamp)
+
+
+def minibatch_std(x: Tensor, group: int) -> Tensor:
+    """Append one channel: the mean standard deviation over groups of ``group`` samples.
+
+    (N, C, H, W) -> (N, C+1, H, W). A batch that ``group`` does not divide is split into groups of
+    the largest divisor of N that is not above it, so any batch size works.
+
+    Source: Karras et al. 2018, section 3.
+    """
+    batch, channels, height, width = x.shape
+    size = max(d for d in range(1, min(group, batch) + 1) if batch % d == 0)
+    y = x.float().reshape(size, batch // size, channels, height, width)
+    # The small constant keeps the derivative of the square root finite in groups of one.
+    deviation = (y.var(dim=0, unbiased=False) + 1e-8).sqrt()
+    feature = deviation.mean(dim=(1, 2, 3)).to(x.dtype)
+    planes = feature.reshape(1, -1, 1, 1, 1).expand(size, -1, 1, height, width)
+    return torch.cat([x, planes.reshape(batch, 1, height, width)], dim=1)
+
+
+def initialize(network: nn.Module, generator: torch.Generator) -> None:
+    """Draw all weights of a network in module order from one generator."""
+    for module in network.modules():
+        if isinstance(module, Linear | Conv2d | ModulatedLayer | ToChannels):
+            module.reset(generator)

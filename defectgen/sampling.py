@@ -1,0 +1,86 @@
+"""Seeds to pictures: good parts, and defective parts with mask and good twin."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from defectgen.batch import DefectBatch
+from defectgen.data.images import ImageSet, PairSet
+from defectgen.networks.defect import DefectBranch
+from defectgen.networks.synthesis import Generator
+from defectgen.rng import SampleNoise, latents, sample_seeds
+from defectgen.sheet import SheetRow, contact_sheet
+
+#: Samples per forward pass unless the caller decides; results do not depend on it.
+SAMPLE_BATCH = 16
+
+
+def to_unit(images: Tensor) -> Tensor:
+    """[-1, 1] -> clamped [0, 1] on the CPU."""
+    return ((images.float() + 1) / 2).clamp(0, 1).cpu()
+
+
+@torch.no_grad()
+def draw_good(network: Generator, seeds: tuple[int, ...], psi: float) -> Tensor:
+    """Good parts of these seeds, float32 (n, C, R, R) in [0, 1], on the CPU."""
+    device = network.mapping.w_avg.device
+    parts = []
+    for first in range(0, len(seeds), SAMPLE_BATCH):
+        some = seeds[first : first + SAMPLE_BATCH]
+        z = latents(some, network.config.z_dim, "object").to(device)
+        parts.append(to_unit(network(z, SampleNoise(some), psi=psi)))
+    side, channels = network.config.resolution, network.config.channels
+    return torch.cat(parts) if parts else torch.zeros(0, channels, side, side)
+
+
+@torch.no_grad()
+def draw_defects(
+    network: Generator,
+    branch: DefectBranch,
+    seeds: tuple[int, ...],
+    psi: float,
+    *,
+    normals: bool,
+) -> DefectBatch:
+    """One batch: the same object latents and noise with and without the defect."""
+    device = network.mapping.w_avg.device
+    dim, noise = network.config.z_dim, SampleNoise(seeds)
+    if not seeds:
+        side, channels = network.config.resolution, network.config.channels
+        nothing = torch.zeros(0, channels, side, side)
+        return DefectBatch(
+            nothing, torch.zeros(0, 1, side, side, dtype=torch.bool), nothing if normals else None
+        )
+    objects = network.mapping(latents(seeds, dim, "object").to(device), psi=psi)
+    defects = branch.mapping(latents(seeds, dim, "defect").to(device), psi=psi)
+    hook = branch.start(branch.broadcast(defects), noise)
+    ws = network.broadcast(objects)
+    image = network.synthesis(ws, noise, hook)
+    twin = to_unit(network.synthesis(ws, noise)) if normals else None
+    return DefectBatch(to_unit(image), hook.mask.cpu(), twin, None, tuple(seeds))
+
+
+def backbone_sheet(path: Path, network: Generator, data: ImageSet) -> None:
+    """Contact sheet of a running backbone: good images above, samples of fixed seeds below."""
+    rows = [
+        SheetRow("good images", data.images[:16]),
+        SheetRow("generated", draw_good(network, sample_seeds(32, 0), 1.0)),
+    ]
+    contact_sheet(rows, path, columns=8)
+
+
+def defect_sheet(path: Path, network: Generator, branch: DefectBranch, pairs: PairSet) -> None:
+    """Contact sheet of a running branch: real pairs, samples of fixed seeds, their good twins."""
+    batch = draw_defects(network, branch, sample_seeds(16, 0), 1.0, normals=True)
+    assert batch.masks is not None
+    assert batch.normals is not None
+    rows = [
+        SheetRow("real defects", pairs.images[:16], pairs.masks[:16].bool()),
+        SheetRow("generated", batch.images, batch.masks),
+        SheetRow("generated, without outline", batch.images),
+        SheetRow("the same without defect", batch.normals),
+    ]
+    contact_sheet(rows, path, columns=8)

@@ -1,0 +1,302 @@
+"""``DefectSynthesizer``: learns one defect type on a frozen backbone, samples image and mask."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from defectgen.backbone import Backbone
+from defectgen.batch import DefectBatch
+from defectgen.checks import check_range
+from defectgen.config import (
+    check_preset,
+    defect_training,
+)
+from defectgen.data.images import load_pairs
+from defectgen.data.sources import ImageSource
+from defectgen.defect_fit import Learned, build_task, defect_policy, run_task
+from defectgen.errors import ConfigError, NotFittedError, TrainingError
+from defectgen.estimator import (
+    Parameters,
+    as_folder,
+    load_resumed,
+    resolve_device,
+    resolve_seed,
+)
+from defectgen.networks.defect import DefectBranch
+from defectgen.networks.discriminator import Discriminator
+from defectgen.networks.synthesis import Generator
+from defectgen.rng import fresh_seed, sample_seeds
+from defectgen.sampling import SAMPLE_BATCH, draw_defects
+from defectgen.training.defect_task import DefectTask
+
+
+class DefectSynthesizer(Parameters):
+    """Unlimited pairs of defect image and exact mask, learned from 5 to 25 photos.
+
+    Args:
+        backbone: a fitted :class:`~defectgen.Backbone`, or the folder of one.
+        preset: None for this library's recipe; "dfmgan" for the published one.
+        kimg: budget, thousands of training images shown. None: 40 below 128 px, 200 above; the
+            preset 400.
+        batch_size: None: 16; the preset 32.
+        warm_start: continue from the branch of the last ``fit`` (or ``from_pretrained``) instead
+            of forgetting it.
+        run_dir: folder for history, contact sheets and the resume file; None writes nothing.
+        seed: None draws one; it is kept in ``config_``.
+        device: None takes the GPU where there is one.
+        verbose: 0 silent, 1 a progress bar on a terminal, 2 a bar everywhere.
+
+    Attributes:
+        branch_: the moving average of the trained defect branch.
+        backbone_: the backbone that was used.
+        config_: everything that was decided.
+        history_: one record per tick of the last fit; "area/fake" is the mean mask area.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone | str | os.PathLike[str],
+        *,
+        preset: str | None = None,
+        kimg: float | None = None,
+        batch_size: int | None = None,
+        warm_start: bool = False,
+        run_dir: str | os.PathLike[str] | None = None,
+        seed: int | None = None,
+        device: str | torch.device | None = None,
+        verbose: int = 1,
+    ) -> None:
+        self.backbone, self.preset = backbone, preset
+        self.kimg, self.batch_size, self.warm_start = kimg, batch_size, warm_start
+        self.run_dir, self.seed, self.device, self.verbose = run_dir, seed, device, verbose
+
+    # -- learning ----------------------------------------------------------------------------------
+
+    def fit(
+        self, defect_imgs: ImageSource, masks: ImageSource, resume: bool = False
+    ) -> DefectSynthesizer:
+        """Learn the defect from photos and masks; the backbone is not changed by a byte.
+
+        Args:
+            defect_imgs: folder, paths, PIL images, HWC uint8 arrays, or one NCHW tensor.
+            masks: likewise, one for each image; folders pair by equal stem or stem + "_mask".
+            resume: go on with the run in ``run_dir``; begins one if there is none.
+
+        Returns:
+            self, with ``branch_``, ``config_`` and ``history_`` set; also when training stops
+            early, then from the last good state.
+
+        Raises:
+            ConfigError: for a parameter outside its rule.
+            ImageError, MaskError: listing every unusable file.
+            TrainingError: if training diverged; the last good state is kept.
+        """
+        self._check_parameters()
+        run_dir = as_folder(self.run_dir)
+        resumed = load_resumed(run_dir, resume)
+        backbone = self._resolve_backbone()
+        shape = backbone.fitted().config
+        pairs = load_pairs(defect_imgs, masks, resolution=shape.resolution, channels=shape.channels)
+        learned = self._learned(backbone)
+        known = learned is not None and learned.digest == pairs.digest
+        train = defect_training(
+            shape,
+            preset=self.preset,
+            kimg=self.kimg,
+            batch_size=self.batch_size,
+            seed=resolve_seed(self.seed, resumed),
+            warm=not known,
+        )
+        policy = defect_policy(self.preset, backbone)
+        device = resolve_device(self.device)
+        task = build_task(backbone.to(device), pairs, train, policy, self.preset, learned)
+        earlier = self.config_["trained_kimg"] if learned is not None else 0.0
+        decided = {
+            "backbone": shape.to_dict(),
+            "defect": task.branch.config.to_dict(),
+            "training": train.to_dict(),
+            "augment": policy.to_dict(),
+            "data": {
+                "digest": pairs.digest,
+                "pairs": len(pairs.names),
+                "shown": len(task.images),
+                "mask_area": float(pairs.masks.float().mean()),
+            },
+            "continued_from_kimg": earlier,
+        }
+        try:
+            run_task(task, pairs, policy, backbone.digest(), run_dir, resumed, self.verbose)
+        except (TrainingError, KeyboardInterrupt):
+            self._take_over(task, backbone, decided)
+            raise
+        self._take_over(task, backbone, decided)
+        return self
+
+    def _take_over(self, task: DefectTask, backbone: Backbone, decided: dict[str, Any]) -> None:
+        """Set the learned attributes from the state as it is."""
+        branch = task.state.averages["branch"]
+        assert isinstance(branch, DefectBranch)
+        self.branch_ = branch.eval()
+        self.discriminator_: Discriminator | None = task.judge
+        self.matching_ = task.matcher
+        self.codes_ = task.codes()
+        self.backbone_ = backbone
+        kimg = decided["continued_from_kimg"] + task.state.images / 1000
+        self.config_: dict[str, Any] = {**decided, "trained_kimg": kimg}
+        self.history_ = task.state.history
+
+    def _learned(self, backbone: Backbone) -> Learned | None:
+        """What an earlier fit left to continue from; without a discriminator the backbone's."""
+        if not self.warm_start or not hasattr(self, "branch_"):
+            return None
+        judge = self.discriminator_ or backbone.discriminator
+        assert judge is not None
+        digest = self.config_["data"]["digest"]
+        return Learned(self.branch_, judge, self.matching_, self.codes_, digest)
+
+    def _check_parameters(self) -> None:
+        check_preset(self.preset)
+        if self.kimg is not None:
+            check_range("kimg", self.kimg, low=0.001)
+        if self.batch_size is not None:
+            check_range("batch_size", self.batch_size, low=1, integer=True)
+
+    def _resolve_backbone(self) -> Backbone:
+        if isinstance(self.backbone, Backbone):
+            return self.backbone
+        loaded = getattr(self, "backbone_", None)
+        if loaded is not None and loaded.source_ == Path(self.backbone):
+            return loaded  # type: ignore[no-any-return]
+        return Backbone.from_pretrained(self.backbone, device=self.device)
+
+    # -- use ---------------------------------------------------------------------------------------
+
+    def sample(
+        self,
+        n: int,
+        *,
+        return_masks: bool = False,
+        return_normals: bool = False,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        truncation_psi: float = 1.0,
+        batch_size: int | None = None,
+    ) -> Tensor | tuple[Tensor, ...]:
+        """Draw n defective parts.
+
+        Args:
+            n: how many.
+            return_masks: also return the masks.
+            return_normals: also return the same parts without defect.
+            seed: sample i depends on seed + i only; None draws a fresh one.
+            generator: take the seed from this torch generator instead.
+            truncation_psi: 1 for the full variety, 0 for the mean part and mean defect.
+            batch_size: samples per forward pass; memory only, results stay within 1e-4.
+
+        Returns:
+            Images float32 (n, C, R, R) in [0, 1]; with flags a tuple of images, then masks bool
+            (n, 1, R, R), then normals float32 (n, C, R, R).
+
+        Raises:
+            NotFittedError: before ``fit``.
+            ConfigError: for an argument outside its rule.
+        """
+        parts = list(
+            self.iter_samples(
+                n,
+                return_normals=return_normals,
+                seed=seed,
+                generator=generator,
+                truncation_psi=truncation_psi,
+                batch_size=batch_size,
+            )
+        )
+        parts = parts or [draw_defects(*self._fitted(), (), 1.0, normals=return_normals)]
+        whole = DefectBatch.concat(parts)
+        result = [whole.images]
+        result += [whole.masks] if return_masks and whole.masks is not None else []
+        result += [whole.normals] if return_normals and whole.normals is not None else []
+        return result[0] if len(result) == 1 else tuple(result)
+
+    def iter_samples(
+        self,
+        n: int,
+        *,
+        return_normals: bool = False,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        truncation_psi: float = 1.0,
+        batch_size: int | None = None,
+    ) -> Iterator[DefectBatch]:
+        """Yield batches of images and masks (and normals), so that a million never sit in memory.
+
+        Arguments as in :meth:`sample`, checked at the call. Each batch holds its seeds.
+        """
+        network, branch = self._fitted()
+        check_range("n", n, low=0, integer=True)
+        check_range("truncation_psi", truncation_psi, low=0.0, high=2.0)
+        size = SAMPLE_BATCH if batch_size is None else batch_size
+        check_range("batch_size", size, low=1, integer=True)
+        if seed is not None and generator is not None:
+            raise ConfigError("seed, generator: at most one of them; got both; leave one out.")
+        if generator is not None:
+            drawn = torch.randint(2**31, (), generator=generator, device=generator.device)
+            seed = int(drawn)
+        seeds = sample_seeds(n, fresh_seed() if seed is None else seed)
+        return (
+            draw_defects(
+                network, branch, seeds[k : k + size], truncation_psi, normals=return_normals
+            )
+            for k in range(0, n, size)
+        )
+
+    def _fitted(self) -> tuple[Generator, DefectBranch]:
+        if not hasattr(self, "branch_"):
+            raise NotFittedError(
+                "DefectSynthesizer: fit(defect_imgs, masks) or from_pretrained(dir) first; "
+                "got neither; call one of them."
+            )
+        return self.backbone_.fitted(), self.branch_
+
+    def __sklearn_is_fitted__(self) -> bool:
+        """Whether ``sample`` would work."""
+        return hasattr(self, "branch_")
+
+    # -- files -------------------------------------------------------------------------------------
+
+    def save_pretrained(
+        self, folder: str | os.PathLike[str], include_backbone: bool | None = None
+    ) -> None:
+        """Write the defect branch, and the backbone or where to find it, whole or not at all.
+
+        Args:
+            folder: created, or replaced if it holds weights of ours.
+            include_backbone: None includes it unless it came from a folder that still has the
+                same digest.
+
+        Raises:
+            NotFittedError: before ``fit``.
+            ConfigError: for ``include_backbone=False`` and a backbone that no folder holds.
+        """
+        from defectgen.adapter import save_synthesizer
+
+        save_synthesizer(self, folder, include_backbone)
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | os.PathLike[str], *, device: str | torch.device | None = None
+    ) -> DefectSynthesizer:
+        """Read a folder that ``save_pretrained`` has written.
+
+        Raises:
+            WeightsError: if it, or the backbone it names, is missing, damaged or has changed.
+        """
+        from defectgen.adapter import load_synthesizer
+
+        return load_synthesizer(cls, folder, device)

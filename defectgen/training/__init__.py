@@ -1,0 +1,1 @@
+"""The training engine: one loop over phases, for backbones and for defects."""

@@ -1,0 +1,186 @@
+"""Services beside the loop: progress, run folder, mask alarms, TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from defectgen.errors import TrainingWarning
+from defectgen.files import atomic_file
+from defectgen.training.state import TrainState
+
+_logger = logging.getLogger("defectgen")
+
+#: Ticks between two resume files, and between two contact sheets.
+RESUME_TICKS = 5
+SHEET_TICKS = 10
+#: Iterations after which speed and time left are stated.
+SPEED_ITERATIONS = 10
+#: A mean mask area below this share, or above this multiple, of the real one raises an alarm.
+AREA_LOW, AREA_HIGH = 0.1, 5.0
+
+
+class Progress:
+    """One bar: kimg/s, time left, losses, p, mask area. Off at verbose 0 or without a terminal.
+
+    The clock is read here to inform; nothing in training depends on it.
+    """
+
+    def __init__(self, kimg: float, title: str, verbose: int) -> None:
+        self.kimg, self.title, self.verbose = kimg, title, verbose
+        self._bar: tqdm[Any] | None = None
+        self._first = 0
+        self._began = 0.0
+
+    def on_iteration(self, state: TrainState) -> None:
+        """Move the bar; after the first iterations state speed and time left."""
+        if self._bar is None:
+            self._first = state.images
+            self._began = time.perf_counter()
+            # verbose=2 shows the bar even where there is no terminal (logs, notebooks).
+            hidden = {0: True, 1: None}.get(self.verbose, False)
+            self._bar = tqdm(
+                total=self.kimg,
+                initial=round(state.images / 1000, 3),
+                unit="kimg",
+                desc=self.title,
+                disable=hidden,
+                bar_format="{desc} {percentage:3.0f}%|{bar}| {n:.2f}/{total:.1f} kimg "
+                "[{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]",
+            )
+            return
+        # The last batch may reach a little beyond the budget.
+        self._bar.update(min(state.config.batch_size / 1000, self.kimg - self._bar.n))
+        done = (state.images - self._first) / state.config.batch_size
+        if done == SPEED_ITERATIONS:
+            pace = (time.perf_counter() - self._began) / (state.images - self._first) * 1000
+            left = pace * (self.kimg - state.images / 1000)
+            _logger.info(
+                "%s: %.1f kimg in all, %.1f s/kimg, about %.1f min left",
+                self.title,
+                self.kimg,
+                pace,
+                left / 60,
+            )
+
+    def on_tick(self, state: TrainState) -> None:
+        """Show the newest record."""
+        if self._bar is None:
+            return
+        record = state.history[-1]
+        wanted = ("loss/reconstruction", "loss/G", "loss/D", "loss/D_match", "area/fake")
+        shown = {k.split("/")[-1]: f"{record[k]:.3f}" for k in wanted if k in record}
+        self._bar.set_postfix({**shown, "p": f"{state.ada.p:.2f}"}, refresh=False)
+
+    def on_end(self, state: TrainState) -> None:
+        """Close the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+class RunFolder:
+    """Writes history, resume file and contact sheets into ``run_dir``, each atomically.
+
+    Args:
+        folder: created with its parents.
+        save: writes the resume file to the path it is given.
+        draw: writes a contact sheet to the path it is given.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        save: Callable[[Path, TrainState], None],
+        draw: Callable[[Path], None],
+    ) -> None:
+        self.folder, self.save, self.draw = folder, save, draw
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def on_iteration(self, state: TrainState) -> None:
+        """Nothing: files are written on ticks."""
+
+    def on_tick(self, state: TrainState) -> None:
+        """History every tick, resume file and sheet every few."""
+        with atomic_file(self.folder / "history.jsonl") as path:
+            path.write_text("".join(json.dumps(record) + "\n" for record in state.history))
+        if len(state.history) % RESUME_TICKS == 0:
+            self.save(self.folder / "resume.pt", state)
+        if len(state.history) % SHEET_TICKS == 0:
+            self.draw(self.folder / f"sheet_{state.images / 1000:08.2f}kimg.png")
+
+    def on_end(self, state: TrainState) -> None:
+        """The state as it is now: complete, or the last good one."""
+        self.save(self.folder / "resume.pt", state)
+
+
+class MaskMonitor:
+    """Alarms for dead masks (black) and full masks (white), each once per fit."""
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()
+
+    def on_iteration(self, state: TrainState) -> None:
+        """Nothing: areas are judged on ticks."""
+
+    def on_tick(self, state: TrainState) -> None:
+        """Compare the mean area of generated and real masks."""
+        record = state.history[-1]
+        if "area/fake" not in record:
+            return
+        fake, real = record["area/fake"], record["area/real"]
+        if fake < AREA_LOW * real:
+            self._tell("dead", "nearly empty", fake, real, state)
+        elif fake > min(AREA_HIGH * real, 0.9):
+            self._tell("full", "far too large", fake, real, state)
+
+    def _tell(self, kind: str, words: str, fake: float, real: float, state: TrainState) -> None:
+        if kind in self._told:
+            return
+        self._told.add(kind)
+        warnings.warn(
+            f"generated masks are {words}: mean area {fake:.2%} against {real:.2%} of the real "
+            f"ones at {state.images / 1000:.1f} kimg; if it stays so, check the masks or train "
+            "with another seed.",
+            TrainingWarning,
+            stacklevel=6,
+        )
+
+    def on_end(self, state: TrainState) -> None:
+        """Nothing."""
+
+
+class TensorBoard:
+    """Scalars of every tick for TensorBoard (extra ``tensorboard``)."""
+
+    def __init__(self, folder: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder))
+
+    def on_iteration(self, state: TrainState) -> None:
+        """Nothing."""
+
+    def on_tick(self, state: TrainState) -> None:
+        """Write the newest record."""
+        for key, value in state.history[-1].items():
+            self._writer.add_scalar(key, value, state.images)
+
+    def on_end(self, state: TrainState) -> None:
+        """Flush and close."""
+        self._writer.close()
+
+
+def tensorboard_available() -> bool:
+    """Whether the extra is installed; a broken installation counts as absent."""
+    try:
+        import torch.utils.tensorboard  # noqa: F401
+    except Exception:  # noqa: BLE001 - a mismatched protobuf raises anything but ImportError
+        return False
+    return True

@@ -1,0 +1,298 @@
+"""How a branch learns a defect: reconstruction of the real pairs, then two discriminators.
+
+The backbone is frozen throughout: its parameters never require gradients, its running averages are
+not touched, and it is no part of the state.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor
+
+from defectgen import losses
+from defectgen.augment.pipe import AdaptiveProbability, AugmentPipe
+from defectgen.config import TrainConfig
+from defectgen.networks.defect import DefectBranch, DefectPass
+from defectgen.networks.discriminator import Discriminator
+from defectgen.networks.mapping import mix_styles
+from defectgen.networks.synthesis import Generator
+from defectgen.rng import GeneratorNoise, Noise, generator
+from defectgen.training.adversarial import Codes, Critic, draw, fit_mapping
+from defectgen.training.defect_start import defect_codes, object_codes
+from defectgen.training.phases import Batch, Phase, lazy_adam, warm_adam
+from defectgen.training.state import TrainState
+
+
+class DefectTask:
+    """State and phases of defect training.
+
+    Args:
+        backbone: frozen generator.
+        branch: trained, changed in place.
+        judges: discriminator of images (from the backbone) and of image-mask pairs, both trained.
+        config: resolved numbers.
+        images: (n, C, R, R) in [-1, 1] on the training device.
+        masks: bool (n, 1, R, R).
+        pipe: augmentation in front of the image discriminator, and with ``match_augment`` paired
+            in front of the matching one.
+    """
+
+    def __init__(
+        self,
+        backbone: Generator,
+        branch: DefectBranch,
+        judges: tuple[Discriminator, Discriminator],
+        config: TrainConfig,
+        images: Tensor,
+        masks: Tensor,
+        pipe: AugmentPipe,
+    ) -> None:
+        self.backbone, self.branch, self.config = backbone, branch, config
+        self.judge, self.matcher = judges
+        self.images, self.masks = images, masks
+        source = torch.Generator(device=images.device)
+        source.manual_seed(generator(config.seed, "training").initial_seed())
+        starts, keys = defect_codes(backbone, images, masks, source)
+        self.defects = Codes(starts, keys)
+        self.objects = Codes(object_codes(backbone, images, masks, source), keys)
+        average = copy.deepcopy(branch)
+        trained = (branch, *judges, average, self.defects, self.objects)
+        for module in trained:
+            module.requires_grad_(False)
+        self.state = TrainState(
+            config,
+            {
+                "branch": branch,
+                "discriminator": self.judge,
+                "matching": self.matcher,
+                "defect codes": self.defects,
+                "object codes": self.objects,
+            },
+            {"branch": average},
+            self._optimizers(),
+            AdaptiveProbability(
+                target=config.ada_target, ada_kimg=config.ada_kimg, cap=config.ada_cap
+            ),
+            source,
+        )
+        self.critic = Critic(self.state, self.judge, pipe, adapts=True)
+        paired = pipe if config.match_augment else None
+        self.match_critic = Critic(self.state, self.matcher, paired, adapts=False)
+
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        c, b = self.config, self.branch
+        g_interval = c.path_interval
+        judges = {
+            name: lazy_adam(
+                judge.parameters(), rate=c.learning_rate, beta2=c.beta2, interval=c.r1_interval
+            )
+            for name, judge in (("D", self.judge), ("D_match", self.matcher))
+        }
+        return {
+            "G": lazy_adam(
+                b.parameters(), rate=c.learning_rate, beta2=c.beta2, interval=g_interval
+            ),
+            **judges,
+            "blocks": warm_adam(b.blocks.parameters(), c.warm_learning_rate),
+            # The mapping's rate multiplier of 1/100 is undone: it is fitted here, not played with.
+            "mapping": warm_adam(b.mapping.parameters(), 100 * c.warm_learning_rate),
+            "defect codes": warm_adam(self.defects.parameters(), 2 * c.warm_learning_rate),
+            "object codes": warm_adam(self.objects.parameters(), 2 * c.warm_learning_rate),
+        }
+
+    def phases(self) -> list[Phase]:
+        """All phases, in the order in which they run within an iteration."""
+        c = self.config
+        warm = round(c.warm_kimg * 1000)
+        early = round(0.9 * warm)  # the discriminators start before the branch listens to them
+        codes = ("blocks", "defect codes", "object codes")
+        found = [
+            Phase(name="reconstruction", optimizers=codes, loss=self._reconstruction, last=warm),
+            Phase(name="mapping fit", optimizers=("mapping",), loss=self._mapping_fit, last=warm),
+            Phase(name="G", optimizers=("G",), loss=self._generator, first=warm),
+            Phase(name="D", optimizers=("D",), loss=self._discriminator, first=early),
+            Phase(name="D_match", optimizers=("D_match",), loss=self._matching, first=early),
+        ]
+        if c.path_interval:
+            found.append(
+                Phase(
+                    name="path length",
+                    optimizers=("G",),
+                    loss=self._path_length,
+                    interval=c.path_interval,
+                    first=warm,
+                )
+            )
+        if c.r1_interval:
+            lazy = {"interval": c.r1_interval, "first": early}
+            found.append(Phase(name="R1", optimizers=("D",), loss=self._r1, **lazy))
+            found.append(
+                Phase(name="R1 match", optimizers=("D_match",), loss=self._r1_match, **lazy)
+            )
+        return found
+
+    def codes(self) -> dict[str, Tensor]:
+        """The learned codes, to continue with later on the same pairs."""
+        return {
+            "defects": self.defects.table.detach().cpu().clone(),
+            "objects": self.objects.table.detach().cpu().clone(),
+        }
+
+    def load_codes(self, codes: dict[str, Tensor]) -> None:
+        """Continue with the codes of an earlier fit on the same pairs."""
+        with torch.no_grad():
+            self.defects.table.copy_(codes["defects"])
+            self.objects.table.copy_(codes["objects"])
+
+    # -- renders -----------------------------------------------------------------------------------
+
+    def _objects(self, count: int) -> Tensor:
+        """Object latents with style mixing, (count, L, W); the running mean is not touched."""
+        source, mapping = self.state.generator, self.backbone.mapping
+        z = draw((2, count, self.backbone.config.z_dim), source)
+        ws = self.backbone.broadcast(mapping(z[0]))
+        return mix_styles(ws, mapping(z[1]), self.config.style_mixing, source)
+
+    def _defects(self, count: int) -> Tensor:
+        """Defect latents with style mixing, (count, L', W)."""
+        source, mapping = self.state.generator, self.branch.mapping
+        z = draw((2, count, self.backbone.config.z_dim), source)
+        ws = self.branch.broadcast(mapping(z[0], update_mean=True))
+        return mix_styles(ws, mapping(z[1]), self.config.style_mixing, source)
+
+    def _render(
+        self, objects: Tensor, defects: Tensor, noise: Noise, imposed: Tensor | None = None
+    ) -> tuple[Tensor, DefectPass]:
+        hook = self.branch.start(defects, noise, imposed)
+        image = self.backbone.synthesis(objects, noise, hook)
+        return image, hook
+
+    def soft_mask(self, hook: DefectPass) -> Tensor:
+        """tanh(k * m), what the matching discriminator and mode seeking see, (N, 1, R, R)."""
+        return torch.tanh(self.branch.config.mask_steepness * hook.final_logits)
+
+    def _noise(self, *, keep: bool = False) -> GeneratorNoise:
+        return GeneratorNoise(self.state.generator, keep=keep)
+
+    # -- losses of the phases ----------------------------------------------------------------------
+
+    def _anchor(self, index: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Reconstruction of real pairs: own mask imposed as gate, own codes, mask head supervised.
+
+        The first half of the batch stands on its own background's code, the second on a random
+        object, where only the inside of the mask has a target: a defect learned on ten objects has
+        to work on every other.
+        """
+        half = (len(index) + 1) // 2
+        images, masks = self.images[index], self.masks[index]
+        own = self.backbone.broadcast(self.objects(index[:half], self.state.generator))
+        ws = torch.cat([own, self._objects(len(index) - half)]) if half < len(index) else own
+        defects = self.branch.broadcast(self.defects(index, self.state.generator))
+        fake, hook = self._render(ws, defects, self._noise(), imposed=masks)
+        weight = torch.ones_like(masks, dtype=images.dtype)
+        weight[half:] = masks[half:].to(images.dtype)
+        whole = losses.pyramid_l1(fake[:half], images[:half])
+        inside = losses.pyramid_l1(fake, images, masks.to(images.dtype))
+        mask_loss = losses.balanced_mask_bce(
+            hook.final_logits, masks, self.branch.config.mask_steepness
+        )
+        scalars = {
+            "loss/reconstruction": whole,
+            "loss/inside": inside,
+            "loss/mask": mask_loss,
+            "area/anchor": (hook.final_logits >= 0).float().mean(),
+        }
+        return whole + inside + mask_loss, scalars
+
+    def _reconstruction(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        return self._anchor(batch.index)
+
+    def _mapping_fit(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        loss = fit_mapping(self.branch.mapping, self.defects, self.state.generator)
+        return loss, {"loss/mapping": loss}
+
+    def _generator(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        c, count = self.config, len(batch.images)
+        objects, defects, noise = self._objects(count), self._defects(count), self._noise(keep=True)
+        fake, hook = self._render(objects, defects, noise)
+        mask = self.soft_mask(hook)
+        image_loss = losses.generator_logistic(self.critic(fake))
+        match_loss = losses.generator_logistic(self.match_critic(fake, mask))
+        loss = image_loss + c.match_weight * match_loss
+        scalars = {
+            "loss/G": image_loss,
+            "loss/G_match": match_loss,
+            "area/fake": hook.mask.float().mean(),
+            "area/real": batch_area(batch),
+        }
+        if c.mode_seeking_weight and count > 1:
+            seeking = self._mode_seeking(objects, defects, noise, mask)
+            loss = loss + c.mode_seeking_weight * seeking
+            scalars["loss/mode_seeking"] = seeking
+        if c.anchor_weight:
+            anchor, more = self._anchor(batch.index[: max(2, count // 4)])
+            loss = loss + c.anchor_weight * anchor
+            scalars.update(more)
+        return loss, scalars
+
+    def _mode_seeking(
+        self, objects: Tensor, defects: Tensor, noise: GeneratorNoise, mask: Tensor
+    ) -> Tensor:
+        """Objects of half a with the defects of half b, and the noise that half a had before."""
+        half = len(objects) // 2
+        planes = _FirstHalf(noise, len(objects), half)
+        _, other = self._render(objects[:half], defects[half : 2 * half], planes)
+        return losses.mode_seeking(
+            defects[:half],
+            defects[half : 2 * half],
+            mask[:half],
+            self.soft_mask(other),
+            self.config.mode_seeking_epsilon,
+        )
+
+    def _discriminator(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        count = len(batch.images)
+        with torch.no_grad():
+            fake, _ = self._render(self._objects(count), self._defects(count), self._noise())
+        return self.critic.main(fake, None, batch, "D")
+
+    def _matching(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        count = len(batch.images)
+        with torch.no_grad():
+            fake, hook = self._render(self._objects(count), self._defects(count), self._noise())
+        return self.match_critic.main(fake, self.soft_mask(hook), batch, "D_match")
+
+    def _r1(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.critic.r1(batch, self.config.r1_gamma, paired=False, name="D")
+
+    def _r1_match(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.match_critic.r1(batch, self.config.r1_gamma, paired=True, name="D_match")
+
+    def _path_length(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Path length with respect to the object latents, as published."""
+        count = max(1, len(batch.images) // 2)
+        objects = self._objects(count).detach().requires_grad_(True)
+        fake, _ = self._render(objects, self._defects(count), self._noise())
+        lengths = losses.path_lengths(fake, objects, draw(fake.shape, self.state.generator))
+        penalty, mean = losses.path_penalty(lengths, self.state.path_mean, self.config.path_decay)
+        if bool(torch.isfinite(mean)):
+            self.state.path_mean = mean
+        return self.config.path_weight * penalty, {"path/length": lengths.mean()}
+
+
+class _FirstHalf:
+    """The first rows of planes that were drawn for a larger batch."""
+
+    def __init__(self, noise: GeneratorNoise, batch: int, rows: int) -> None:
+        self.noise, self.batch, self.rows = noise, batch, rows
+
+    def __call__(self, layer: str, batch: int, resolution: int) -> Tensor:
+        return self.noise(layer, self.batch, resolution)[: self.rows]
+
+
+def batch_area(batch: Batch) -> Tensor:
+    """Mean share of defect pixels of a real batch."""
+    assert batch.masks is not None
+    return batch.masks.float().mean()

@@ -1,0 +1,140 @@
+"""Everything a run is, and nothing it could derive: the object that a resume file holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from defectgen.augment.pipe import AdaptiveProbability
+from defectgen.config import TrainConfig
+from defectgen.errors import WeightsError
+
+#: Version of the dictionary below; a resume file of another one is refused.
+STATE_VERSION = 1
+
+
+class TrainState:
+    """Networks, optimizers, averages, counters and random numbers of one run.
+
+    Attributes:
+        config: the resolved numbers.
+        modules: trained networks by name.
+        averages: name -> moving average of the module of that name.
+        optimizers: by name.
+        ada: the adaptive augmentation probability.
+        path_mean: running mean of the path length.
+        generator: the only source of random numbers in training, on the training device.
+        iteration, images: counters.
+        skipped: steps left out because a gradient was not finite.
+        skipped_in_row: of these, how many just now without a good one between.
+        history: one record per tick.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        modules: dict[str, nn.Module],
+        averages: dict[str, nn.Module],
+        optimizers: dict[str, torch.optim.Optimizer],
+        ada: AdaptiveProbability,
+        generator: torch.Generator,
+    ) -> None:
+        self.config = config
+        self.modules = modules
+        self.averages = averages
+        self.optimizers = optimizers
+        self.ada = ada
+        self.generator = generator
+        self.path_mean = torch.zeros((), device=generator.device)
+        self.iteration = 0
+        self.images = 0
+        self.skipped = 0
+        self.skipped_in_row = 0
+        self.history: list[dict[str, float]] = []
+
+    @torch.no_grad()
+    def update_averages(self) -> None:
+        """p_ema <- lerp(p, p_ema, 0.5 ** (batch / half_life)); buffers are copied.
+
+        The half-life is at most ``ema_rampup`` times the images seen. Only trained modules have an
+        average: a frozen backbone is not among them, so it stays what it is.
+        """
+        half_life = self.config.ema_kimg * 1000
+        if self.config.ema_rampup is not None:
+            half_life = min(half_life, self.images * self.config.ema_rampup)
+        beta = 0.5 ** (self.config.batch_size / max(half_life, 1e-8))
+        for name, average in self.averages.items():
+            source = self.modules[name]
+            torch._foreach_lerp_(list(average.parameters()), list(source.parameters()), 1 - beta)
+            for a, b in zip(average.buffers(), source.buffers(), strict=True):
+                a.copy_(b)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return tensors and plain types only; the tensors are not copies."""
+        return {
+            "version": STATE_VERSION,
+            "config": self.config.to_dict(),
+            "modules": {k: m.state_dict() for k, m in self.modules.items()},
+            "averages": {k: m.state_dict() for k, m in self.averages.items()},
+            "optimizers": {k: o.state_dict() for k, o in self.optimizers.items()},
+            "ada": self.ada.state_dict(),
+            "generator": self.generator.get_state(),
+            "path_mean": self.path_mean,
+            "counters": {
+                "iteration": self.iteration,
+                "images": self.images,
+                "skipped": self.skipped,
+                "skipped_in_row": self.skipped_in_row,
+            },
+            "history": self.history,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take everything over from :meth:`state_dict`.
+
+        Raises:
+            WeightsError: if version, configuration or names differ.
+        """
+        if state.get("version") != STATE_VERSION:
+            raise WeightsError(
+                f"resume file: format version {STATE_VERSION}; got {state.get('version')!r}; "
+                "finish that run with the version of defectgen that began it."
+            )
+        changed = {
+            key: (old, self.config.to_dict().get(key))
+            for key, old in state["config"].items()
+            if self.config.to_dict().get(key) != old
+        }
+        if changed:
+            text = ", ".join(f"{k}: {old!r} then, {new!r} now" for k, (old, new) in changed.items())
+            raise WeightsError(
+                f"resume: the run must go on with its own numbers; got {text}; "
+                "use the same parameters and data, or another run_dir."
+            )
+        for kind in ("modules", "averages", "optimizers"):
+            mine = getattr(self, kind)
+            for key, item in mine.items():
+                item.load_state_dict(state[kind][key])
+        self.ada.load_state_dict(state["ada"])
+        self.generator.set_state(state["generator"].cpu())
+        self.path_mean = state["path_mean"].to(self.path_mean.device)
+        for key, value in state["counters"].items():
+            setattr(self, key, value)
+        self.history = [dict(record) for record in state["history"]]
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return a deep copy of :meth:`state_dict`, to come back to."""
+        copy: dict[str, Any] = _clone(self.state_dict())
+        return copy
+
+
+def _clone(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, dict):
+        return {k: _clone(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_clone(v) for v in value]
+    return value

@@ -1,0 +1,219 @@
+"""The weights folder: `config.json` and `model.safetensors`, neither of which can run code."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from defectgen import __version__
+from defectgen.errors import ConfigError, WeightsError
+from defectgen.files import FOLDER_MARK, atomic_folder, read_text
+from defectgen.weights.header import MAX_TENSOR_BYTES, check_header, damaged
+from defectgen.weights.values import canonical, check_finite, storable, tensor_digest
+
+Migration = Callable[[dict[str, Any], dict[str, Tensor]], tuple[dict[str, Any], dict[str, Tensor]]]
+
+#: Version of the folder format written here; `MIGRATIONS[v]` turns version v into v + 1.
+FORMAT_VERSION = 1
+MIGRATIONS: dict[int, Migration] = {}
+
+TENSOR_FILE = "model.safetensors"
+MAX_CONFIG_BYTES = 1 << 20
+# Which class reads which kind of folder, for the message to whoever took the wrong one.
+_READERS = {"backbone": "Backbone", "synthesizer": "DefectSynthesizer"}
+_RESERVED = ("format_version", "library_version", "torch_version", "kind", "digest")
+
+
+def save_folder(
+    folder: str | os.PathLike[str],
+    kind: str,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    *,
+    half: bool = False,
+    include: Mapping[str, Path] | None = None,
+    files: Mapping[str, str] | None = None,
+) -> str:
+    """Write a weights folder; an older one is replaced only when the new one is complete.
+
+    Args:
+        folder: The folder to write.
+        kind: What the folder holds, "backbone" or "synthesizer" for those of the public classes.
+        config: JSON content, without the keys this function writes itself.
+        tensors: Finite floating or integer tensors on any device; stored as float32 and int64.
+        half: Store floating tensors as float16. The digest is that of the rounded values.
+        include: Name of a sub-folder -> weights folder whose two files are copied into it.
+        files: Name of a further small text file -> its content.
+
+    Returns:
+        The digest of the stored tensors, as `tensor_digest` computes it.
+
+    Raises:
+        ConfigError: `config` is not JSON or uses a key of this function; a name in `include` or
+            `files` is taken or not plain; `folder` may not be replaced (see `atomic_folder`).
+        WeightsError: a tensor is not finite (once rounded) or of another type, there are more than
+            4 GB, or a folder in `include` is incomplete. Nothing is written.
+    """
+    include, files = include or {}, files or {}
+    stored = {name: storable(name, tensors[name], half) for name in sorted(tensors)}
+    total = sum(tensor.nbytes for tensor in stored.values())
+    if total > MAX_TENSOR_BYTES:
+        raise WeightsError(
+            f"tensors: at most {MAX_TENSOR_BYTES} bytes; got {total}; store with half=True"
+        )
+    _check_extras(include, files)
+    digest = tensor_digest(stored)
+    text = _config_text(kind, digest, config)
+    with atomic_folder(folder) as temporary:
+        (temporary / FOLDER_MARK).write_text(text, encoding="utf-8")
+        safetensors.torch.save_file(stored, temporary / TENSOR_FILE)
+        for name, source in include.items():
+            (temporary / name).mkdir()
+            for part in (FOLDER_MARK, TENSOR_FILE):
+                shutil.copyfile(source / part, temporary / name / part)
+        for name, content in files.items():
+            (temporary / name).write_text(content, encoding="utf-8")
+    return digest
+
+
+def load_folder(
+    folder: str | os.PathLike[str], kind: str
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read a weights folder strictly and bring an older format up to date.
+
+    Args:
+        folder: A folder written by `save_folder`.
+        kind: The kind expected.
+
+    Returns:
+        The whole content of `config.json`, and the tensors on the CPU: float32, or int64 where
+        they are integers. The tensors do not share memory with the file.
+
+    Raises:
+        WeightsError: something is missing, damaged, foreign, too large, of another kind or newer
+            than this version, or the tensors are not those the digest was taken of.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise WeightsError(
+            f"folder: must be an existing weights folder; got {str(root)!r}; check the path"
+        )
+    config = _read_config(root)
+    _check_origin(root, config, kind)
+    path = root / TENSOR_FILE
+    check_header(path)
+    try:
+        raw = safetensors.torch.load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise damaged(path, f"content safetensors cannot read ({error})") from error
+    # Copies, because the originals are a view into the file.
+    tensors = {name: canonical(name, raw[name]).clone() for name in sorted(raw)}
+    found = tensor_digest(tensors)
+    if found != config["digest"]:
+        raise damaged(path, f"the digest {found} where config.json says {config['digest']!r}")
+    check_finite(tensors, "train or download the weights again")
+    return _migrated(root, config, tensors)
+
+
+def _migrated(
+    root: Path, config: dict[str, Any], tensors: dict[str, Tensor]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    # The digest in the config stays that of the file: others refer to these weights by it.
+    for version in range(config["format_version"], FORMAT_VERSION):
+        if version not in MIGRATIONS:
+            raise WeightsError(
+                f"folder: format {version} can no longer be read; got {str(root)!r}; "
+                f"load it with defectgen {config.get('library_version')} or train again"
+            )
+        config, tensors = MIGRATIONS[version](config, tensors)
+        config["format_version"] = version + 1
+    return config, tensors
+
+
+def _config_text(kind: str, digest: str, config: Mapping[str, Any]) -> str:
+    """Return the text of `config.json`: what identifies the folder first, the rest by name."""
+    taken = sorted(set(config) & set(_RESERVED))
+    if taken:
+        raise ConfigError(f"config: must not hold {taken}; got them; save_folder writes these")
+    head = (FORMAT_VERSION, __version__, str(torch.__version__), kind, digest)
+    content = {**dict(zip(_RESERVED, head, strict=True)), **dict(sorted(config.items()))}
+    try:
+        text = json.dumps(content, allow_nan=False, indent=2) + "\n"
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"config: must be JSON without NaN; got {error}; convert it") from error
+    if len(text) > MAX_CONFIG_BYTES:  # ASCII, so that characters are bytes
+        raise ConfigError(
+            f"config: at most {MAX_CONFIG_BYTES} bytes of JSON; got {len(text)}; use files"
+        )
+    return text
+
+
+def _check_extras(include: Mapping[str, Path], files: Mapping[str, str]) -> None:
+    names = [FOLDER_MARK, TENSOR_FILE, *include, *files]
+    for name in names:
+        # Lower case: some file systems do not tell the two apart.
+        twice = [other.lower() for other in names].count(name.lower()) > 1
+        if twice or name in ("", ".", "..") or set(name) & set("/\\:\0"):
+            raise ConfigError(
+                f"include, files: names must be plain and different; got {name!r}; choose another"
+            )
+    for name, source in include.items():
+        missing = [part for part in (FOLDER_MARK, TENSOR_FILE) if not (source / part).is_file()]
+        if missing:
+            raise WeightsError(
+                f"include: {name} must be a weights folder; got {str(source)!r} without "
+                f"{' and '.join(missing)}; save it first"
+            )
+
+
+def _read_config(root: Path) -> dict[str, Any]:
+    path = root / FOLDER_MARK
+    if not path.is_file():
+        raise WeightsError(
+            f"folder: must hold {FOLDER_MARK}; got {str(root)!r} without it; "
+            "pass the folder that save_pretrained wrote"
+        )
+    try:
+        config = json.loads(read_text(path, MAX_CONFIG_BYTES), parse_constant=_refuse_constant)
+    except (ConfigError, ValueError, RecursionError) as error:
+        raise damaged(path, f"no JSON of up to {MAX_CONFIG_BYTES} bytes ({error})") from error
+    if not isinstance(config, dict):
+        raise damaged(path, "JSON that is not an object")
+    return config
+
+
+def _refuse_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _check_origin(root: Path, config: Mapping[str, Any], kind: str) -> None:
+    """Refuse folders of other programs, of newer versions and of other kinds."""
+    version, found = config.get("format_version"), config.get("kind")
+    if type(version) is not int or version < 1:
+        raise WeightsError(
+            f"folder: must have been written by defectgen; got {str(root)!r} with format_version "
+            f"{version!r}; pass the folder that save_pretrained wrote"
+        )
+    if version > FORMAT_VERSION:
+        raise WeightsError(
+            f"folder: this defectgen {__version__} reads formats up to {FORMAT_VERSION}; got "
+            f"format {version} in {str(root)!r}; update defectgen"
+        )
+    if found != kind:
+        reader = _READERS.get(found) if isinstance(found, str) else None
+        advice = f"load it with {reader}.from_pretrained" if reader else "pass another folder"
+        raise WeightsError(
+            f"folder: must hold weights of the kind {kind!r}; got {found!r} in {str(root)!r}; "
+            f"{advice}"
+        )
+    if not isinstance(config.get("digest"), str):
+        raise damaged(root / FOLDER_MARK, "no digest")
