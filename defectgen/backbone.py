@@ -25,13 +25,14 @@ from defectgen.errors import ConfigError, NotFittedError, TrainingError
 from defectgen.estimator import (
     Parameters,
     as_folder,
+    given_seed,
     load_resumed,
     resolve_device,
     resolve_seed,
 )
 from defectgen.networks.discriminator import Discriminator
 from defectgen.networks.synthesis import Generator
-from defectgen.rng import fresh_seed, sample_seeds
+from defectgen.rng import sample_seeds
 from defectgen.sampling import draw_good
 from defectgen.training.backbone_task import BackboneTask
 from defectgen.weights import load_folder, load_strict, save_folder, tensor_digest, unclaimed
@@ -46,7 +47,7 @@ class Backbone(Parameters, nn.Module):
         channels: 3 for RGB, 1 for grey.
         preset: None for this library's recipe; "dfmgan" for the published one (DFMGAN, AAAI 2023),
             which builds its networks at construction.
-        kimg: budget, thousands of training images shown. None: 60 below 128 px, 500 above; the
+        kimg: budget, thousands of training images shown. None: 36 below 128 px, 500 above; the
             preset 3000.
         augment: what may be done to images in front of the discriminator: "auto" measures which
             flips, rotations and color changes occur among the good images; "none"; "safe"
@@ -216,7 +217,7 @@ class Backbone(Parameters, nn.Module):
         network = self.fitted()
         check_range("n", n, low=0, integer=True)
         check_range("truncation_psi", truncation_psi, low=0.0, high=2.0)
-        seeds = sample_seeds(n, fresh_seed() if seed is None else seed)
+        seeds = sample_seeds(n, given_seed(seed))
         return draw_good(network, seeds, truncation_psi)
 
     # -- files -------------------------------------------------------------------------------------

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from defectgen.augment.measure import measure_policy
 from defectgen.augment.pipe import AugmentPipe
-from defectgen.augment.policy import POLICIES, AugmentPolicy
+from defectgen.augment.policy import POLICIES, AugmentPolicy, measure_policy
 from defectgen.config import BackboneConfig, TrainConfig
 from defectgen.data.images import ImageSet
 from defectgen.data.sampler import InfiniteSampler

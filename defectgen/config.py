@@ -21,6 +21,13 @@ _R = TypeVar("_R", bound="_Record")
 class _Record:
     """Strict conversion to and from plain dictionaries (JSON)."""
 
+    def __post_init__(self) -> None:
+        """Numbers of numpy become plain ones: only those can be saved."""
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if hasattr(value, "item"):
+                object.__setattr__(self, field.name, value.item())
+
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain types."""
         return dataclasses.asdict(self)  # type: ignore[call-overload, no-any-return]
@@ -153,9 +160,10 @@ def backbone_config(resolution: int, channels: int, preset: str | None) -> Backb
     return BackboneConfig(
         resolution=resolution,
         channels=channels,
-        # A few hundred images span few directions; in a small Z the mapping network can learn where
-        # each of them lies (docs/lab-notes.md).
-        z_dim=16,
+        # A few hundred images span few directions: in a small Z, and with four layers, the mapping
+        # network can learn where each of them lies (docs/lab-notes.md).
+        z_dim=8,
+        mapping_layers=4,
         w_dim=w_dim,
         channel_base=base,
         channel_max=widest,
@@ -192,38 +200,39 @@ def backbone_training(
     Args:
         config: network shape.
         preset: None or "dfmgan".
-        kimg: None takes 3000 in the preset, else 60 below 128 px and 500 from there up (published
+        kimg: None takes 3000 in the preset, else 36 below 128 px and 500 from there up (published
             runs overfit a few hundred goods beyond a few hundred kimg).
         batch_size: None takes 32 in the preset, else 16. The published rule for two GPUs is 32;
             here no number depends on how many GPUs there are.
         seed: of the run.
     """
     if preset == "dfmgan":
-        batch = batch_size or 32
+        batch = 32 if batch_size is None else batch_size
         return TrainConfig(
             kimg=3000.0 if kimg is None else kimg,
             warm_kimg=0.0,
             batch_size=batch,
             seed=seed,
+            learning_rate=0.0025 if config.resolution < 1024 else 0.002,
             r1_gamma=_published_gamma(config.resolution, batch),
             ema_kimg=batch * 10 / 32,
             ada_cap=None,
         )
-    batch = batch_size or 16
-    default = 60.0 if config.resolution < 128 else 500.0
+    batch = 16 if batch_size is None else batch_size
+    default = 36.0 if config.resolution < 128 else 500.0
     total = default if kimg is None else kimg
     return TrainConfig(
         kimg=total,
-        warm_kimg=0.4 * total,
+        warm_kimg=round(total * 2 / 3, 3),
         batch_size=batch,
         seed=seed,
         r1_gamma=_published_gamma(config.resolution, batch),
         ema_kimg=min(batch * 10 / 32, 0.05 * total),
-        # The generator comes from the reconstruction and is refined, not built: half the published
-        # rate keeps what it has learned.
-        learning_rate=0.00125,
+        # The generator comes from the reconstruction and is refined, not built: at the published
+        # rate the first hundred steps undo what it has learned (docs/lab-notes.md).
+        learning_rate=0.0005,
         ada_kimg=100.0,
-        anchor_weight=1.0,
+        anchor_weight=10.0,
     )
 
 
@@ -247,19 +256,20 @@ def defect_training(
         warm: begin with the reconstruction phase (not when an earlier fit is continued).
     """
     if preset == "dfmgan":
-        batch = batch_size or 32
+        batch = 32 if batch_size is None else batch_size
         return TrainConfig(
             kimg=400.0 if kimg is None else kimg,
             warm_kimg=0.0,
             batch_size=batch,
             seed=seed,
+            learning_rate=0.0025 if config.resolution < 1024 else 0.002,
             r1_gamma=_published_gamma(config.resolution, batch),
             ema_kimg=batch * 10 / 32,
             ema_rampup=None,
             ada_kimg=100.0,
             ada_cap=None,
         )
-    batch = batch_size or 16
+    batch = 16 if batch_size is None else batch_size
     default = 40.0 if config.resolution < 128 else 200.0
     total = default if kimg is None else kimg
     return TrainConfig(
@@ -272,8 +282,8 @@ def defect_training(
         ema_kimg=min(batch * 10 / 32, 0.05 * total),
         # The generator comes from the reconstruction and is refined, not built: half the published
         # rate keeps what it has learned.
-        learning_rate=0.00125,
+        learning_rate=0.0005,
         ada_kimg=100.0,
-        anchor_weight=1.0,
+        anchor_weight=5.0,
         match_augment=True,
     )

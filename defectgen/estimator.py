@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from defectgen.checks import check_range
 from defectgen.errors import ConfigError, WeightsError
-from defectgen.rng import fresh_seed
+from defectgen.rng import SEED_LIMIT, fresh_seed
 from defectgen.training.callbacks import (
     MaskMonitor,
     Progress,
@@ -169,11 +170,21 @@ def load_resumed(run_dir: Path | None, resume: bool) -> dict[str, Any] | None:
 
 def resolve_seed(seed: int | None, resumed: dict[str, Any] | None) -> int:
     """The user's seed, else the resumed run's, else a fresh one."""
-    if seed is not None:
-        return seed
-    if resumed is not None:
+    if seed is None and resumed is not None:
         return int(resumed["state"]["config"]["seed"])
-    return fresh_seed()
+    return given_seed(seed)
+
+
+def given_seed(seed: int | None) -> int:
+    """The user's seed as a plain number, or a fresh one.
+
+    Raises:
+        ConfigError: if it is no integer, negative or above what a file can hold.
+    """
+    if seed is None:
+        return fresh_seed()
+    check_range("seed", seed, low=0, high=SEED_LIMIT - 1, integer=True)
+    return int(seed)
 
 
 def as_folder(run_dir: str | os.PathLike[str] | None) -> Path | None:

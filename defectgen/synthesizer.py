@@ -24,6 +24,7 @@ from defectgen.errors import ConfigError, NotFittedError, TrainingError
 from defectgen.estimator import (
     Parameters,
     as_folder,
+    given_seed,
     load_resumed,
     resolve_device,
     resolve_seed,
@@ -31,7 +32,7 @@ from defectgen.estimator import (
 from defectgen.networks.defect import DefectBranch
 from defectgen.networks.discriminator import Discriminator
 from defectgen.networks.synthesis import Generator
-from defectgen.rng import fresh_seed, sample_seeds
+from defectgen.rng import sample_seeds
 from defectgen.sampling import SAMPLE_BATCH, draw_defects
 from defectgen.training.defect_task import DefectTask
 
@@ -248,7 +249,7 @@ class DefectSynthesizer(Parameters):
         if generator is not None:
             drawn = torch.randint(2**31, (), generator=generator, device=generator.device)
             seed = int(drawn)
-        seeds = sample_seeds(n, fresh_seed() if seed is None else seed)
+        seeds = sample_seeds(n, given_seed(seed))
         return (
             draw_defects(
                 network, branch, seeds[k : k + size], truncation_psi, normals=return_normals

@@ -27,8 +27,8 @@ from defectgen.weights import save_folder
 def main() -> None:
     """Train both, in order."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--backbone-kimg", type=float, default=60.0)
-    parser.add_argument("--defect-kimg", type=float, default=60.0)
+    parser.add_argument("--backbone-kimg", type=float, default=36.0)
+    parser.add_argument("--defect-kimg", type=float, default=36.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=Path("out/train_demo"))
     arguments = parser.parse_args()

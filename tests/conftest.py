@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,120 @@ def device(request: pytest.FixtureRequest) -> str:
         if not torch.cuda.is_available():
             pytest.skip(f"no CUDA on this machine, and --device {name} was given")
     return name
+
+
+# -- tiny networks, and one fitted object of each kind, made once ------------------------------------
+
+
+def _shrink(patch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+
+    import defectgen.backbone
+    import defectgen.defect_fit
+
+    backbone_config = defectgen.backbone.backbone_config
+    defect_config = defectgen.defect_fit.defect_config
+
+    def small_backbone(resolution, channels, preset):
+        sizes = {"z_dim": 8, "w_dim": 16, "channel_base": 256, "channel_max": 16}
+        return replace(backbone_config(resolution, channels, preset), **sizes)
+
+    def small_defect(backbone, preset):
+        shape = defect_config(backbone, preset)
+        return replace(shape, match_channel_base=256, match_channel_max=16)
+
+    patch.setattr(defectgen.backbone, "backbone_config", small_backbone)
+    patch.setattr(defectgen.defect_fit, "defect_config", small_defect)
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """`fit` builds networks small enough for a test, whatever the recipe of the day."""
+    _shrink(monkeypatch)
+
+
+@pytest.fixture
+def one_thread():
+    """On tiny tensors two threads on busy cores wait for each other twenty times longer."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def _product(n, *, resolution=32, channels=3, seed=0):
+    """Draw n parts, uint8 (n, C, R, R): a plate that is bright to the right, with a dark hole."""
+    import torch
+
+    source = torch.Generator().manual_seed(seed)
+    axis = torch.linspace(-1, 1, resolution)
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    jitter = torch.rand(n, 3, 1, 1, 1, generator=source) - 0.5
+    plate = ((x.abs() < 0.8) & (y.abs() < 0.7)) * (0.6 + 0.2 * x)
+    hole = ((x + 0.3 + 0.2 * jitter[:, 0]).square() + (y + 0.2).square()) < 0.06
+    grey = plate * ~hole + 0.1 + 0.2 * jitter[:, 1]
+    tint = torch.tensor([1.0, 0.8, 0.5])[:channels, None, None]
+    noise = 0.05 * torch.rand(n, channels, resolution, resolution, generator=source)
+    return ((grey * tint + noise).clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def _defects(n, **fields):
+    """Draw n parts with a pale square, and its masks, bool (n, 1, R, R)."""
+    import torch
+
+    images = _product(n, **{"seed": 1, **fields})
+    side = images.shape[-1]
+    masks = torch.zeros(n, 1, side, side, dtype=torch.bool)
+    for k in range(n):
+        top, left = side // 4 + (3 * k) % (side // 4), side // 8 + (5 * k) % (side // 2)
+        masks[k, :, top : top + side // 4, left : left + side // 4] = True
+    return images.masked_fill(masks, 230), masks
+
+
+@pytest.fixture(scope="session")
+def product():
+    """product(n, *, resolution=32, channels=3, seed=0): uint8 images of good parts."""
+    return _product
+
+
+@pytest.fixture(scope="session")
+def defects():
+    """defects(n, *, resolution=32, channels=3, seed=1): uint8 images and bool masks."""
+    return _defects
+
+
+def _fitted(build):
+    """Run build() with tiny networks, one thread, and without the alarms of a short training."""
+    import torch
+
+    from defectgen.errors import TrainingWarning
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore", TrainingWarning)
+        _shrink(patch)
+        result = build()
+    torch.set_num_threads(before)
+    return result
+
+
+TINY_FIT = {"kimg": 0.064, "batch_size": 4, "seed": 0, "device": "cpu", "verbose": 0}
+
+
+@pytest.fixture(scope="session")
+def fitted_backbone():
+    """A tiny fitted Backbone, 32 px; tests read it and never change it."""
+    from defectgen import Backbone
+
+    return _fitted(lambda: Backbone(32, augment="safe", **TINY_FIT).fit(_product(12)))
+
+
+@pytest.fixture(scope="session")
+def fitted_synth(fitted_backbone):
+    """A tiny fitted DefectSynthesizer on it; tests read it and never change it."""
+    from defectgen import DefectSynthesizer
+
+    return _fitted(lambda: DefectSynthesizer(fitted_backbone, **TINY_FIT).fit(*_defects(6)))

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-MAX_IMAGES = 128
+MAX_IMAGES = 96
 MAX_SIDE = 128
 NEIGHBOR = 0.1  # the neighbor looked at, as a share of the set: beyond groups of near-copies
 LAYOUT_SIDE = 16
@@ -29,7 +29,7 @@ class Likeness:
     directions of the edges. A fourth, the tones (luma quantiles), is compared on demand.
 
     Args:
-        images: (N, C, S, S) uint8; N at least 2, C 1 or 3. At most 128, evenly spaced, are used.
+        images: (N, C, S, S) uint8; N at least 2, C 1 or 3. At most 96, evenly spaced, are used.
     """
 
     def __init__(self, images: Tensor) -> None:
@@ -87,11 +87,14 @@ class Likeness:
         """Layout, patterns, directions and tones, each (N, something)."""
         mask = self._disc if disc else self._whole
         luma = images.mean(dim=1, keepdim=True)
-        mean = (luma * mask).sum(dim=(2, 3), keepdim=True) / mask.sum()
-        planes = [luma - mean]
+        # Pooled first, colors split after: the same by linearity, and far less work.
+        coarse = F.adaptive_avg_pool2d(images * mask, LAYOUT_SIDE)
+        gray = coarse.mean(dim=1, keepdim=True)
+        covered = F.adaptive_avg_pool2d(mask[None, None], LAYOUT_SIDE)
+        planes = [gray - covered * (gray.mean(dim=(2, 3), keepdim=True) / covered.mean())]
         if images.shape[1] == 3:
-            planes.append(_chroma(images))
-        layout = F.adaptive_avg_pool2d(torch.cat(planes, dim=1) * mask, LAYOUT_SIDE)
+            planes.append(_chroma(coarse))
+        layout = torch.cat(planes, dim=1)
         share = torch.linspace(0.05, 0.95, 10)
         tones = F.adaptive_avg_pool2d(luma, 2 * LAYOUT_SIDE).flatten(1).quantile(share, dim=1).T
         patterns, directions = [], []
@@ -135,13 +138,16 @@ def _edge_directions(level: Tensor, inside: Tensor) -> Tensor:
     across = level[:, :, 1:-1, 2:] - level[:, :, 1:-1, :-2]
     down = level[:, :, 2:, 1:-1] - level[:, :, :-2, 1:-1]
     weight = (torch.hypot(across, down) * inside).flatten(1)
-    position = (torch.atan2(down, across) * (DIRECTIONS / (2 * math.pi)) % DIRECTIONS).flatten(1)
+    # From -B/2 to B/2; a weight is shared by the bins on both sides of its direction.
+    position = torch.atan2(down, across).flatten(1) * (DIRECTIONS / (2 * math.pi))
     lower = position.floor()
-    part = position - lower
-    bins = lower.long() % DIRECTIONS
-    histogram = torch.zeros(len(level), DIRECTIONS)
-    histogram.scatter_add_(1, bins, weight * (1 - part))
-    histogram.scatter_add_(1, (bins + 1) % DIRECTIONS, weight * part)
+    upper_weight = weight * (position - lower)
+    bins = lower.long() + DIRECTIONS // 2
+    wide = torch.zeros(len(level), DIRECTIONS + 2)
+    wide.scatter_add_(1, bins, weight - upper_weight)
+    wide.scatter_add_(1, bins + 1, upper_weight)
+    histogram = wide[:, :DIRECTIONS].clone()
+    histogram[:, :2] += wide[:, DIRECTIONS:]  # the circle closes
     return histogram / histogram.sum(dim=1, keepdim=True).clamp_min(_FLOOR)
 
 

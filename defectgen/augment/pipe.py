@@ -92,11 +92,11 @@ class AugmentPipe(nn.Module):
             _check_masks(masks, images)
         n, channels, size, _ = images.shape
         policy = self.policy
-        matrices = draw_matrices(policy, n, size, p=p, generator=generator)
-        colors = draw_color_matrices(policy, n, p=p, generator=generator, channels=channels)
-        if p > 0:
-            # Positions in half precision would be off by pixels, so no autocast here.
-            with torch.autocast(images.device.type, enabled=False):
+        # Positions in half precision would be off by pixels, so no autocast here.
+        with torch.autocast(images.device.type, enabled=False):
+            matrices = draw_matrices(policy, n, size, p=p, generator=generator)
+            colors = draw_color_matrices(policy, n, p=p, generator=generator, channels=channels)
+            if p > 0:
                 images = apply_color(warp(images, matrices), colors)
                 masks = None if masks is None else warp_mask(masks, matrices)
         return images if masks is None else (images, masks)

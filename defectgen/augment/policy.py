@@ -19,8 +19,10 @@ from defectgen.augment.likeness import Likeness
 from defectgen.errors import ConfigError, ImageError
 
 #: An operation is granted if the images it changed lie at most this much farther from the originals
-#: than these from each other.
+#: than these from each other. Flips may differ a little more: they are drawn half as often, and
+#: uneven light, which hardly anyone sees in a mirrored image, is what separates many real sets.
 GRANT_RATIO = 1.10
+GRANT_FLIP_RATIO = 1.20
 #: Hue and saturation besides need images of many hues; 0 one hue, 1 all hues alike.
 GRANT_HUE_SPREAD = 0.5
 MIN_IMAGES = 8
@@ -117,7 +119,8 @@ def measure_policy(
     """Decide from the good images which changes of orientation and color they tolerate.
 
     The rule: the set is transformed, and each transformed image is compared with the other
-    originals (`Likeness.ratio`); an operation is granted where the distances grow by at most 10 %.
+    originals (`Likeness.ratio`); an operation is granted where the distances grow by at most 10 %,
+    a flip where they grow by at most 20 %.
     Strict on purpose: a wrongly granted operation spoils every image generated, a wrongly refused
     one costs some protection from overfitting. Translation, scale, brightness and contrast, all
     of them small and centered on "no change", are always on.
@@ -146,7 +149,11 @@ def measure_policy(
         likeness = Likeness(images.cpu())
         ratios = _ratios(likeness)
         spread = likeness.hue_spread()
-    granted = {name for name, ratio in ratios.items() if ratio <= GRANT_RATIO}
+    granted = {
+        name
+        for name, ratio in ratios.items()
+        if ratio <= (GRANT_FLIP_RATIO if name in ("flip_x", "flip_y") else GRANT_RATIO)
+    }
     if spread < GRANT_HUE_SPREAD:
         granted -= {"hue", "saturation"}
     if "rot90" not in granted:  # any angle includes the right ones
@@ -210,13 +217,14 @@ def _explain(
     likeness: Likeness, ratios: Mapping[str, float], granted: set[str], spread: float
 ) -> str:
     def listed(names: list[str]) -> str:
-        return ", ".join(f"{name} {ratios[name]:.2f}" for name in names) or "none"
+        shown = (f"{ratios[n]:.2f}" if ratios[n] < 100 else "over 100" for n in names)
+        return ", ".join(map(" ".join, zip(names, shown, strict=True))) or "none"
 
     yes = [name for name in ratios if name in granted]
     no = [name for name in ratios if name not in granted]
     color = f", hue spread {spread:.2f}" if "hue" in ratios else ""
     return (
         f"Measured on {len(likeness.images)} good images (distance ratio after / before, limit "
-        f"{GRANT_RATIO:.2f}{color}): granted {listed(yes)}; refused {listed(no)}; {_ALWAYS_TEXT} "
-        "are always used."
+        f"{GRANT_RATIO:.2f}, flips {GRANT_FLIP_RATIO:.2f}{color}): granted {listed(yes)}; refused "
+        f"{listed(no)}; {_ALWAYS_TEXT} are always used."
     )

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from defectgen.config import BackboneConfig, DefectConfig
+from defectgen.errors import ConfigError
 from defectgen.networks.layers import ModulatedLayer, ToChannels, initialize
 from defectgen.networks.mapping import MappingNetwork
 from defectgen.ops import masked_add
@@ -130,6 +131,12 @@ class DefectBranch(nn.Module):
         self.config = config
         self.final_resolution = backbone.resolution
         self.mapping = MappingNetwork(backbone.z_dim, backbone.w_dim, backbone.mapping_layers)
+        first = config.first_resolution
+        if first < 8 or first > backbone.resolution or first & (first - 1):
+            raise ConfigError(
+                f"first_resolution: a power of two from 8 to {backbone.resolution}, the image's; "
+                f"got {first}; a quarter of the image's is usual."
+            )
         resolutions = []
         r = config.first_resolution
         while r <= backbone.resolution:
@@ -266,13 +273,15 @@ def initial_mask_bias(branch: DefectBranch, logits: Tensor, area: float) -> floa
         area: mean area of the real masks, in (0, 1).
 
     Returns:
-        The amount added to the bias.
+        The amount added to the bias; 0 if the logits are not finite.
     """
     # Logits of a fresh head vary by about one; a quantile makes the start independent of that.
     level = torch.quantile(logits.detach().float().flatten(), 1 - min(max(area, 1e-4), 0.5))
     offset = -float(level)
+    if not math.isfinite(offset):
+        return 0.0
     head = branch.first.to_mask
     assert head is not None
     with torch.no_grad():
         head.bias.add_(offset)
-    return offset if math.isfinite(offset) else 0.0
+    return offset

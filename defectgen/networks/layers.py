@@ -178,7 +178,9 @@ def minibatch_std(x: Tensor, group: int) -> Tensor:
     """
     batch, channels, height, width = x.shape
     size = max(d for d in range(1, min(group, batch) + 1) if batch % d == 0)
-    y = x.float().reshape(size, batch // size, channels, height, width)
+    # At least single precision: squares of half-precision features overflow.
+    exact = x.to(torch.promote_types(x.dtype, torch.float32))
+    y = exact.reshape(size, batch // size, channels, height, width)
     # The small constant keeps the derivative of the square root finite in groups of one.
     deviation = (y.var(dim=0, unbiased=False) + 1e-8).sqrt()
     feature = deviation.mean(dim=(1, 2, 3)).to(x.dtype)

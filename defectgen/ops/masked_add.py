@@ -52,10 +52,21 @@ def masked_add(
             f"residual: the shape of x {tuple(x.shape)}; got {tuple(residual.shape)}; "
             "use a block of this resolution."
         )
-    if logits.shape[1] != 1 or x.shape[-1] % logits.shape[-1]:
+    side, small = x.shape[-1], logits.shape[-1]
+    factor = side // max(small, 1)
+    fits = logits.shape == (x.shape[0], 1, x.shape[2] // max(factor, 1), small)
+    if not fits or small * factor != side or factor & (factor - 1):
         raise ConfigError(
-            f"logits: (N, 1, h, w) with h dividing {x.shape[-1]}; got {tuple(logits.shape)}; "
-            "pass the logits of this or a lower resolution."
+            f"logits: (N, 1, h, w) with N of x and h, w smaller by a power of two than "
+            f"{tuple(x.shape)}; got {tuple(logits.shape)}; pass the logits of this or a lower "
+            "resolution."
+        )
+    if within is not None and (
+        within.shape != (x.shape[0], 1, *x.shape[2:]) or within.is_floating_point()
+    ):
+        raise ConfigError(
+            f"within: bool {(x.shape[0], 1, *x.shape[2:])}; got {within.dtype} "
+            f"{tuple(within.shape)}; pass one cell per pixel of x."
         )
     if mode not in ("hard", "straight_through"):
         raise ConfigError(f"mode: hard or straight_through; got {mode!r}; choose one of these.")

@@ -52,13 +52,14 @@ def run(
 
     Raises:
         TrainingError: if a loss is not finite or ten steps in a row had a non-finite gradient;
-            the state is then the last good one (of the last tick).
+            the state is then the last good one (of the last tick), as after any other error.
     """
     good = [state.snapshot()]
     try:
         _iterate(state, batches, phases, callbacks, tick_images, good)
-    except (TrainingError, KeyboardInterrupt):
-        # An interrupt may come between two steps of one iteration: only ticks are consistent.
+    except BaseException:
+        # Whatever it is, it may come between two steps of one iteration, and only ticks are
+        # consistent; the callbacks must not write anything else into a resume file.
         state.load_state_dict(good[0])
         raise
     finally:
@@ -111,8 +112,9 @@ def _step(state: TrainState, phase: Phase, batch: Batch) -> dict[str, Tensor]:
         loss, scalars = phase.loss(batch)
         if not bool(torch.isfinite(loss)):
             raise TrainingError(
-                f"{phase.name}: a finite loss; got {float(loss)} at {state.images / 1000:.2f} "
-                "kimg; the last good state is kept, lower the learning rate or check the data."
+                f"{phase.name}: a finite loss; got {float(loss.detach())} at "
+                f"{state.images / 1000:.2f} kimg; the last good state is kept, lower the learning "
+                "rate or check the data."
             )
         gradients = torch.autograd.grad(loss * phase.interval, parameters, allow_unused=True)
     finally:

@@ -102,10 +102,11 @@ class TrainState:
                 f"resume file: format version {STATE_VERSION}; got {state.get('version')!r}; "
                 "finish that run with the version of defectgen that began it."
             )
+        then, now = state["config"], self.config.to_dict()
         changed = {
-            key: (old, self.config.to_dict().get(key))
-            for key, old in state["config"].items()
-            if self.config.to_dict().get(key) != old
+            key: (then.get(key), now.get(key))
+            for key in {**then, **now}
+            if then.get(key) != now.get(key)
         }
         if changed:
             text = ", ".join(f"{k}: {old!r} then, {new!r} now" for k, (old, new) in changed.items())
@@ -114,8 +115,13 @@ class TrainState:
                 "use the same parameters and data, or another run_dir."
             )
         for kind in ("modules", "averages", "optimizers"):
-            mine = getattr(self, kind)
-            for key, item in mine.items():
+            if set(state[kind]) != set(getattr(self, kind)):
+                raise WeightsError(
+                    f"resume file: {kind}: {', '.join(sorted(getattr(self, kind)))}; got "
+                    f"{', '.join(sorted(state[kind]))}; use the file of a run of this kind."
+                )
+        for kind in ("modules", "averages", "optimizers"):
+            for key, item in getattr(self, kind).items():
                 item.load_state_dict(state[kind][key])
         self.ada.load_state_dict(state["ada"])
         self.generator.set_state(state["generator"].cpu())

@@ -1,6 +1,12 @@
 """Weights folders and resume files: written whole or not at all, read strictly or refused."""
 
-from defectgen.weights.folder import FORMAT_VERSION, MIGRATIONS, load_folder, save_folder
+from defectgen.weights.folder import (
+    FORMAT_VERSION,
+    MIGRATIONS,
+    load_folder,
+    read_config,
+    save_folder,
+)
 from defectgen.weights.module import load_strict, unclaimed
 from defectgen.weights.resume import load_resume, save_resume
 from defectgen.weights.values import tensor_digest
@@ -11,6 +17,7 @@ __all__ = [
     "load_folder",
     "load_resume",
     "load_strict",
+    "read_config",
     "save_folder",
     "save_resume",
     "tensor_digest",

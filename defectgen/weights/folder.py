@@ -124,6 +124,22 @@ def load_folder(
     return _migrated(root, config, tensors)
 
 
+def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """The content of `config.json` alone, of whatever kind the folder is; weights are not read.
+
+    Raises:
+        WeightsError: there is no readable `config.json` of ours.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise WeightsError(
+            f"folder: must be an existing weights folder; got {str(root)!r}; check the path"
+        )
+    config = _read_config(root)
+    _check_origin(root, config, str(config.get("kind")))
+    return config
+
+
 def _migrated(
     root: Path, config: dict[str, Any], tensors: dict[str, Tensor]
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:

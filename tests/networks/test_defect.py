@@ -186,9 +186,8 @@ def test_an_imposed_mask_rules_all_gates(pair, normal):
         assert torch.equal(gate, wanted)
         assert gate.any()
     assert hook.logits.max() < 0  # the prediction is still there to be supervised
-    plain = g.synthesis(rest[1], NOISE)
-    assert torch.equal(image[1], plain[1])
-    assert not torch.allclose(image[0], plain[0])
+    same = (image == g.synthesis(rest[1], NOISE)).flatten(1).all(dim=1)
+    assert same.tolist() == [False, True]
 
 
 # -- gradients ---
@@ -279,9 +278,8 @@ def test_measured_reach_is_the_computed_one(pair, resolution, first, radius):
 def test_initial_bias_opens_the_asked_share(pair, area):
     g, branch, ws, defects = pair(64, 16)
     before = render(g, branch, ws, defects)[1].logits
-    bias = float(branch.first.to_mask.bias.detach())
     offset = initial_mask_bias(branch, before, area)
-    assert float(branch.first.to_mask.bias.detach()) == pytest.approx(bias + offset)
+    assert float(branch.first.to_mask.bias.detach()) == pytest.approx(offset)  # it was zero
     after = render(g, branch, ws, defects)[1].logits
     torch.testing.assert_close(after, before + offset, rtol=1e-4, atol=1e-4)
     assert float((after >= 0).float().mean()) == pytest.approx(area, abs=0.01)
@@ -294,7 +292,6 @@ def test_initial_bias_limits_extreme_areas(pair, normal, area, taken):
     assert offset == pytest.approx(-float(torch.quantile(logits, 1 - taken)))
 
 
-@pytest.mark.xfail(strict=True, reason="the bias is changed before the offset is checked")
 def test_initial_bias_ignores_logits_that_are_not_finite(pair):
     branch = pair()[1]
     assert initial_mask_bias(branch, torch.full((1, 1, 8, 8), float("nan")), 0.1) == 0.0

@@ -226,7 +226,6 @@ def test_minibatch_std_keeps_the_dtype_and_half_precision_does_not_overflow():
     assert y[:, 1].flatten().tolist() == [1000.0, 1000.0]
 
 
-@pytest.mark.xfail(strict=True, reason="minibatch_std computes in float32 even for float64")
 def test_minibatch_std_is_exact_in_double_precision(normal):
     x = normal(4, 2, 3, 3, dtype=torch.float64).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: minibatch_std(x, 4), x)

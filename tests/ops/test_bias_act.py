@@ -73,13 +73,15 @@ def test_dtype_is_that_of_x(normal, same, dtype):
 
 
 @pytest.mark.parametrize("graph", [True, False])
-def test_channels_last_goes_in_and_comes_out(normal, graph):
-    x, bias = normal(2, 3, 5, 4), normal(3)
+@pytest.mark.parametrize("parts", [("bias",), ("bias", "scale"), ("bias", "scale", "noise")])
+def test_channels_last_goes_in_and_comes_out(normal, graph, parts):
+    every = {"bias": normal(3), "scale": normal(2, 3), "noise": normal(2, 1, 5, 4)}
+    x, given = normal(2, 3, 5, 4), {name: every[name] for name in parts}
     turned = x.contiguous(memory_format=torch.channels_last)
     with torch.set_grad_enabled(graph):
-        y = bias_act(turned, bias, act="lrelu")
+        y = bias_act(turned, **given, act="lrelu")
     assert y.is_contiguous(memory_format=torch.channels_last)
-    assert torch.equal(y, bias_act(x, bias, act="lrelu"))
+    torch.testing.assert_close(y, bias_act(x, **given, act="lrelu"), check_stride=False)
 
 
 def test_empty_batch():
@@ -101,6 +103,12 @@ def test_gradients_to_all_inputs(normal, check, act, clamp):
     assert check(
         lambda x, b, s, n: bias_act(x, b, scale=s, noise=n, act=act, gain=0.8, clamp=clamp), inputs
     )
+
+
+@pytest.mark.parametrize("gain", [0.0, -2.0])
+def test_a_gain_that_would_not_commute_with_the_activation_is_refused(normal, gain):
+    with pytest.raises(ConfigError, match="^gain: positive"):
+        bias_act(normal(2, 3, 4), act="lrelu", gain=gain)
 
 
 def test_no_gradient_beyond_the_clamp():

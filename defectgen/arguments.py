@@ -1,0 +1,161 @@
+"""The arguments of the command line: the names of the Python arguments, and help with examples."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from defectgen import __version__
+
+
+def command_line() -> argparse.ArgumentParser:
+    """The parser of the whole command; ``command`` names the command in what it returns."""
+    parser = argparse.ArgumentParser(
+        prog="defectgen",
+        description="Turn ten photos of a defect into a labelled training set.",
+        epilog="defectgen COMMAND --help lists the options of a command.",
+    )
+    parser.add_argument("--version", action="version", version=f"defectgen {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for add in (_add_demo, _add_backbone, _add_fit, _add_sample, _add_info):
+        add(commands)
+    return parser
+
+
+def _command(commands: Any, name: str, text: str, examples: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=text,
+        description=text,
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    return parser
+
+
+def _add_demo(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "demo",
+        "Train on the shipped example for some minutes, sample it, score it, and report.",
+        "  defectgen demo\n  defectgen demo --from-scratch --kimg 40 --out out/scratch",
+    )
+    parser.add_argument("--out", default="out/demo", help="output folder (default: %(default)s)")
+    parser.add_argument(
+        "--from-scratch",
+        action="store_true",
+        help="train the defect from nothing instead of going on with the shipped weights",
+    )
+    parser.add_argument("--kimg", type=float, help="thousands of training images (default: 12)")
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+
+
+def _add_backbone(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "train-backbone",
+        "Learn what a good part looks like.",
+        "  defectgen train-backbone photos/good --out models/product\n"
+        "  defectgen train-backbone photos/good --out models/product --resolution 256 --resume",
+    )
+    parser.add_argument("good_images", metavar="GOOD_IMAGES", help="folder of good photos")
+    parser.add_argument("--resolution", type=int, help="pixels (default: from the photos)")
+    parser.add_argument(
+        "--channels", type=int, choices=(1, 3), default=3, help="3 RGB (default), 1 gray"
+    )
+    parser.add_argument(
+        "--augment",
+        default="auto",
+        metavar="POLICY",
+        help="auto (default), none, safe or bgc",
+    )
+    _add_training(parser, "weights folder to write")
+
+
+def _add_fit(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "fit",
+        "Learn one defect from photos and masks, on a frozen backbone.",
+        "  defectgen fit models/product photos/scratch photos/scratch_masks --out models/scratch\n"
+        "  defectgen fit models/product photos/scratch photos/scratch_masks --out models/scratch2 "
+        "\\\n      --warm-start models/scratch --kimg 10",
+    )
+    parser.add_argument("backbone", metavar="BACKBONE", help="weights folder of the backbone")
+    parser.add_argument("defect_imgs", metavar="DEFECT_IMGS", help="folder of defect photos")
+    parser.add_argument("masks", metavar="MASKS", help="folder of their masks, paired by name")
+    parser.add_argument(
+        "--warm-start", metavar="FOLDER", help="continue from the branch saved in this folder"
+    )
+    parser.add_argument(
+        "--include-backbone",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="save a self-contained folder, or the branch alone (default: what is possible)",
+    )
+    _add_training(parser, "weights folder to write")
+
+
+def _add_training(parser: argparse.ArgumentParser, out: str) -> None:
+    parser.add_argument("--out", required=True, metavar="DIR", help=out)
+    parser.add_argument("--preset", choices=("dfmgan",), help="the published recipe")
+    parser.add_argument("--kimg", type=float, help="thousands of training images")
+    parser.add_argument("--batch-size", type=int, metavar="N")
+    parser.add_argument(
+        "--run-dir", metavar="DIR", help="history, sheets, resume file (default: OUT.run)"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --run-dir")
+    parser.add_argument("--seed", type=int, help="default: drawn and kept in config.json")
+    parser.add_argument("--device", help="torch device (default: a GPU if there is one)")
+    parser.add_argument(
+        "--verbose",
+        type=int,
+        choices=(0, 1, 2),
+        default=1,
+        help="progress bar: 0 none, 1 on a terminal (default), 2 always",
+    )
+
+
+def _add_sample(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "sample",
+        "Write pairs of defect image and mask.",
+        "  defectgen sample models/scratch -n 1000 --out out/scratch\n"
+        "  defectgen sample models/scratch -n 8 --out out/few --normals --seed 1",
+    )
+    parser.add_argument("model", metavar="MODEL", help="weights folder that fit has written")
+    parser.add_argument("-n", type=int, required=True, metavar="N", help="how many pairs")
+    parser.add_argument("--out", required=True, metavar="DIR", help="new or empty folder")
+    parser.add_argument("--seed", type=int, help="sample i has the seed SEED + i (default: drawn)")
+    parser.add_argument(
+        "--truncation-psi",
+        type=float,
+        default=1.0,
+        metavar="PSI",
+        help="1 full variety (default), 0 the mean",
+    )
+    parser.add_argument("--batch-size", type=int, metavar="N", help="samples per forward pass")
+    parser.add_argument(
+        "--normals", action="store_true", help="also the same parts without the defect"
+    )
+    parser.add_argument("--device", help="torch device (default: a GPU if there is one)")
+
+
+def _add_info(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "info",
+        "Say what a weights folder holds, and check that it is whole.",
+        "  defectgen info models/scratch",
+    )
+    parser.add_argument("folder", metavar="FOLDER", help="weights folder")
+
+
+def run_folder(arguments: argparse.Namespace) -> Path:
+    """The run folder given, or the one beside the output."""
+    if arguments.run_dir is not None:
+        return Path(arguments.run_dir)
+    out = Path(arguments.out)
+    return out.with_name(out.name + ".run")

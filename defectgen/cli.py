@@ -1,0 +1,232 @@
+"""The command ``defectgen``: what the classes do, for those who would rather not write Python."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from defectgen.arguments import command_line, run_folder
+from defectgen.errors import ConfigError, DefectGenError, DefectGenWarning
+
+if TYPE_CHECKING:
+    from defectgen.synthesizer import DefectSynthesizer
+
+# The commands import what is heavy themselves, so that --help answers at once.
+
+OK, FAILED, INTERRUPTED = 0, 1, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: the arguments without the name of the program; None takes those of the process.
+
+    Returns:
+        0 on success, 1 on an error of data, weights or disk (one sentence on stderr), 130 on
+        Ctrl-C. Wrong arguments leave with `SystemExit(2)`, as argparse does.
+    """
+    arguments = command_line().parse_args(argv)
+    command = COMMANDS[arguments.command]
+    with _messages():
+        try:
+            command(arguments)
+        except (DefectGenError, OSError) as error:
+            return _fail(f"defectgen: {error}", FAILED)
+        except KeyboardInterrupt:
+            return _fail(f"defectgen: interrupted; {_how_to_go_on(arguments)}", INTERRUPTED)
+    return OK
+
+
+def _fail(sentence: str, code: int) -> int:
+    print(sentence, file=sys.stderr)
+    return code
+
+
+def _how_to_go_on(arguments: argparse.Namespace) -> str:
+    if arguments.command in ("train-backbone", "fit"):
+        run_dir = run_folder(arguments)
+        if (run_dir / "resume.pt").is_file():
+            return f"{run_dir} holds the run; give the same command with --resume to go on."
+    return "nothing was kept; give the command again to start anew."
+
+
+# -- messages --------------------------------------------------------------------------------------
+
+
+class _Printer(logging.Handler):
+    """Prints log lines without cutting through the progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm.auto import tqdm
+
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+@contextmanager
+def _messages() -> Iterator[None]:
+    """Show the library's log lines and warnings on stderr, one line each."""
+    logger, printer = logging.getLogger("defectgen"), _Printer()
+    level = logger.level
+    logger.addHandler(printer)
+    logger.setLevel(logging.INFO)
+    try:
+        with warnings.catch_warnings():
+            usual = warnings.showwarning
+
+            def show(
+                message: Warning | str,
+                category: type[Warning],
+                filename: str,
+                lineno: int,
+                file: TextIO | None = None,
+                line: str | None = None,
+            ) -> None:
+                if issubclass(category, DefectGenWarning):
+                    logger.warning("warning: %s", message)
+                else:
+                    usual(message, category, filename, lineno, file, line)
+
+            warnings.showwarning = show
+            yield
+    finally:
+        logger.removeHandler(printer)
+        logger.setLevel(level)
+
+
+# -- commands --------------------------------------------------------------------------------------
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    from defectgen.demo import demo
+    from defectgen.demo_report import score_lines
+
+    result = demo(
+        arguments.out,
+        from_scratch=arguments.from_scratch,
+        kimg=arguments.kimg,
+        seed=arguments.seed,
+    )
+    print("\n".join(score_lines(result)))
+    print(f"samples, contact sheet and report.md: {result.folder}")
+
+
+def _train_backbone(arguments: argparse.Namespace) -> None:
+    from defectgen.backbone import Backbone
+
+    _check_run(arguments)
+    backbone = Backbone(
+        arguments.resolution,
+        channels=arguments.channels,
+        preset=arguments.preset,
+        kimg=arguments.kimg,
+        augment=arguments.augment,
+        batch_size=arguments.batch_size,
+        run_dir=run_folder(arguments),
+        seed=arguments.seed,
+        device=arguments.device,
+        verbose=arguments.verbose,
+    )
+    backbone.fit(arguments.good_images, resume=arguments.resume)
+    backbone.save_pretrained(arguments.out)
+    print(f"backbone: {arguments.out}")
+
+
+def _fit(arguments: argparse.Namespace) -> None:
+    _check_run(arguments)
+    synth = _starting_point(arguments)
+    synth.set_params(
+        kimg=arguments.kimg,
+        batch_size=arguments.batch_size,
+        run_dir=run_folder(arguments),
+        seed=arguments.seed,
+        device=arguments.device,
+        verbose=arguments.verbose,
+    )
+    synth.fit(arguments.defect_imgs, arguments.masks, resume=arguments.resume)
+    synth.save_pretrained(arguments.out, include_backbone=arguments.include_backbone)
+    print(f"synthesizer: {arguments.out}")
+
+
+def _starting_point(arguments: argparse.Namespace) -> DefectSynthesizer:
+    """A new synthesizer on the backbone, or the one that --warm-start names."""
+    from defectgen.backbone import Backbone
+    from defectgen.synthesizer import DefectSynthesizer
+
+    backbone = Backbone.from_pretrained(arguments.backbone, device=arguments.device)
+    if arguments.warm_start is None:
+        return DefectSynthesizer(backbone, preset=arguments.preset)
+    synth = DefectSynthesizer.from_pretrained(arguments.warm_start, device=arguments.device)
+    if synth.backbone_.digest() != backbone.digest():
+        raise ConfigError(
+            f"--warm-start: a branch of the same backbone; got {arguments.warm_start}, which "
+            f"stands on another one than {arguments.backbone}; name its backbone"
+        )
+    # The backbone given, not the one found through the branch: saving refers to its folder.
+    preset = synth.preset if arguments.preset is None else arguments.preset
+    return synth.set_params(backbone=backbone, preset=preset, warm_start=True)
+
+
+def _check_run(arguments: argparse.Namespace) -> None:
+    """Find out before hours of training what would spoil its result."""
+    out, run_dir = Path(arguments.out), run_folder(arguments)
+    config = (out / "config.json").is_file()
+    if out.exists() and not config and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(
+            f"--out: a new or empty folder, or one with weights to replace; got {out}; choose "
+            "another name"
+        )
+    if not arguments.resume and not config and (run_dir / "resume.pt").is_file():
+        raise ConfigError(
+            f"--resume: {run_dir} holds a run whose result was never saved to {out}; give "
+            "--resume to go on with it, remove it, or choose another --run-dir"
+        )
+
+
+def _sample(arguments: argparse.Namespace) -> None:
+    from tqdm.auto import tqdm
+
+    from defectgen.adapter import synthesizer_tensors
+    from defectgen.rng import fresh_seed
+    from defectgen.synthesizer import DefectSynthesizer
+    from defectgen.weights import tensor_digest
+    from defectgen.writer import write_samples
+
+    synth = DefectSynthesizer.from_pretrained(arguments.model, device=arguments.device)
+    seed = fresh_seed() if arguments.seed is None else arguments.seed
+    batches = synth.iter_samples(
+        arguments.n,
+        return_normals=arguments.normals,
+        seed=seed,
+        truncation_psi=arguments.truncation_psi,
+        batch_size=arguments.batch_size,
+    )
+    metadata = {
+        "truncation_psi": arguments.truncation_psi,
+        "model_digest": tensor_digest(synthesizer_tensors(synth)),
+        "backbone_digest": synth.backbone_.digest(),
+    }
+    shown = tqdm(batches, desc="batches", disable=None)
+    count = write_samples(shown, arguments.out, metadata=metadata)
+    print(f"{count} samples from seed {seed}: {arguments.out}")
+
+
+def _info(arguments: argparse.Namespace) -> None:
+    from defectgen.info import describe
+
+    print("\n".join(describe(arguments.folder)))
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "demo": _demo,
+    "train-backbone": _train_backbone,
+    "fit": _fit,
+    "sample": _sample,
+    "info": _info,
+}

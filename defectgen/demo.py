@@ -1,0 +1,205 @@
+"""The demo: trains the embedded example for some minutes, samples it, scores it, and reports."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from defectgen.adapter import synthesizer_tensors
+from defectgen.backbone import Backbone
+from defectgen.batch import DefectBatch
+from defectgen.checks import check_range
+from defectgen.data.example import example_folders
+from defectgen.data.images import PairSet, load_pairs
+from defectgen.demo_report import REPORT_NAME, SHEET_NAME, TITLE, DemoResult, report
+from defectgen.errors import ConfigError
+from defectgen.networks.defect import receptive_radius
+from defectgen.scores import score_table
+from defectgen.sheet import SheetRow, contact_sheet
+from defectgen.synthesizer import DefectSynthesizer
+from defectgen.weights import tensor_digest
+from defectgen.writer import METADATA_NAME, write_samples
+
+_logger = logging.getLogger("defectgen")
+
+#: Thousands of training images of one demo: about four minutes on two CPU cores.
+DEMO_KIMG = 12.0
+#: Pairs drawn, scored and written.
+DEMO_SAMPLES = 64
+
+_COLUMNS = 8
+
+
+def demo(
+    out: str | os.PathLike[str] = "out/demo",
+    *,
+    from_scratch: bool = False,
+    kimg: float | None = None,
+    seed: int = 0,
+) -> DemoResult:
+    """Learn paint on hazelnuts from 17 photos, draw 64 pairs, and say how good they are.
+
+    Writes ``images/``, ``masks/``, ``normals/``, ``metadata.jsonl``, ``contact_sheet.png`` and
+    ``report.md``. An earlier demo in ``out`` is replaced once the new one is complete.
+
+    Args:
+        out: new or empty, or the output of an earlier demo.
+        from_scratch: train the defect branch from nothing instead of going on with the shipped one.
+            Both stand on the shipped backbone, which is not changed.
+        kimg: training budget, thousands of images; None takes `DEMO_KIMG`.
+        seed: of training and samples.
+
+    Raises:
+        ConfigError: ``out`` holds something else, or a parameter is outside its rule.
+        TrainingError: if training diverged.
+    """
+    target, budget = Path(out), DEMO_KIMG if kimg is None else kimg
+    check_range("kimg", budget, low=0.001)
+    check_range("seed", seed, low=0, integer=True)
+    _check_replaceable(target)
+    seconds: dict[str, float] = {}
+    example = example_folders()
+    with _timed("load weights and photos", seconds):
+        synth, backbone = _starting_point(from_scratch)
+        shape = backbone.fitted().config
+        real = load_pairs(
+            example.defects, example.masks, resolution=shape.resolution, channels=shape.channels
+        )
+    before = None
+    earlier = 0.0
+    if not from_scratch:
+        with _timed("sample and score before", seconds):
+            before = _score(synth, real, _draw(synth, seed))
+        earlier = float(synth.config_["trained_kimg"])
+    synth.set_params(kimg=budget, seed=seed, verbose=2, warm_start=not from_scratch)
+    with _timed("train", seconds):
+        synth.fit(example.defects, example.masks)
+    with _timed("sample", seconds):
+        samples = _draw(synth, seed)
+    with _timed("score after", seconds):
+        after = _score(synth, real, samples)
+    result = DemoResult(
+        folder=target,
+        from_scratch=from_scratch,
+        kimg=synth.config_["trained_kimg"] - earlier,
+        earlier_kimg=earlier,
+        before=before,
+        after=after,
+        seconds=seconds,
+    )
+    with _fresh_folder(target) as folder:
+        with _timed("write pictures and sheet", seconds):
+            write_samples([samples], folder, metadata=_metadata(synth))
+            contact_sheet(_rows(real, samples), folder / SHEET_NAME, columns=_COLUMNS)
+        (folder / REPORT_NAME).write_text(
+            report(result, len(real.names), len(samples), seed), encoding="utf-8"
+        )
+    return result
+
+
+# -- steps -----------------------------------------------------------------------------------------
+
+
+def _starting_point(from_scratch: bool) -> tuple[DefectSynthesizer, Backbone]:
+    """The shipped synthesizer, or a new one on the shipped backbone; and the backbone."""
+    example = example_folders()
+    if from_scratch:
+        backbone = Backbone.from_pretrained(example.backbone)
+        return DefectSynthesizer(backbone), backbone
+    synth = DefectSynthesizer.from_pretrained(example.synthesizer)
+    return synth, synth.backbone_
+
+
+def _draw(synth: DefectSynthesizer, seed: int) -> DefectBatch:
+    parts = synth.iter_samples(DEMO_SAMPLES, seed=seed, return_normals=True)
+    return DefectBatch.concat(list(parts))
+
+
+def _score(synth: DefectSynthesizer, real: PairSet, samples: DefectBatch) -> dict[str, float]:
+    first, side = synth.branch_.resolutions[0], int(samples.images.shape[-1])
+    return score_table(real, samples, receptive_radius(first, side))
+
+
+def _metadata(synth: DefectSynthesizer) -> dict[str, object]:
+    return {
+        "truncation_psi": 1.0,
+        "model_digest": tensor_digest(synthesizer_tensors(synth)),
+        "backbone_digest": synth.backbone_.digest(),
+        "category": "hazelnut",
+        "defect": "colour",
+    }
+
+
+def _rows(real: PairSet, samples: DefectBatch) -> list[SheetRow]:
+    """Real pairs, then two groups of eight samples: image, mask and good twin below each other."""
+    assert samples.masks is not None
+    assert samples.normals is not None
+    rows = [SheetRow("real defects, mask outlined", real.images[:16], real.masks[:16])]
+    for first in (0, _COLUMNS):
+        some = slice(first, first + _COLUMNS)
+        images, masks = samples.images[some], samples.masks[some]
+        rows += [
+            SheetRow(f"generated {first} to {first + _COLUMNS - 1}, mask outlined", images, masks),
+            SheetRow("the same, without outline", images),
+            SheetRow("its mask", masks.float()),
+            SheetRow("the same object without defect", samples.normals[some]),
+        ]
+    return rows
+
+
+@contextmanager
+def _timed(step: str, seconds: dict[str, float]) -> Iterator[None]:
+    """Log a step and keep its duration."""
+    _logger.info("demo: %s", step)
+    began = time.perf_counter()
+    yield
+    seconds[step] = time.perf_counter() - began
+
+
+# -- output folder ---------------------------------------------------------------------------------
+
+
+def _check_replaceable(target: Path) -> None:
+    """Refuse to replace anything but the output of a demo."""
+    own = {"images", "masks", "normals", METADATA_NAME, SHEET_NAME, REPORT_NAME}
+    if target.is_dir():
+        found = {entry.name for entry in target.iterdir()}
+        report = target / REPORT_NAME
+        if not found or (found <= own and report.is_file() and _is_ours(report)):
+            return
+    elif not target.exists():
+        return
+    raise ConfigError(
+        f"out: must be new, empty or the output of an earlier demo; got {str(target)!r} with other "
+        "content; choose another folder"
+    )
+
+
+def _is_ours(report: Path) -> bool:
+    with report.open("rb") as file:
+        return file.readline(100).strip() == TITLE.encode()
+
+
+@contextmanager
+def _fresh_folder(target: Path) -> Iterator[Path]:
+    """Give an empty folder beside ``target`` that takes its place when the block ends well."""
+    target = target.resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
+        # Again: training took minutes, and somebody may have put files there meanwhile.
+        _check_replaceable(target)
+        if target.exists():
+            shutil.rmtree(target)
+        temporary.rename(target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise

@@ -1,0 +1,101 @@
+"""What a demo did, and the page that says it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from defectgen import __version__
+from defectgen.scores import PROTOCOLS
+from defectgen.writer import METADATA_NAME
+
+TITLE = "# defectgen demo"
+REPORT_NAME, SHEET_NAME = "report.md", "contact_sheet.png"
+ATTRIBUTION = (
+    'Example pictures: "hazelnut_toy" by the anomalib authors, Intel, CC BY 4.0 '
+    "(https://creativecommons.org/licenses/by/4.0/), resized to 64 px."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoResult:
+    """What a demo did.
+
+    Attributes:
+        folder: where everything lies.
+        from_scratch: the branch began from nothing instead of from the shipped one.
+        kimg: thousands of training images of this run.
+        earlier_kimg: of the shipped branch it began from; 0 from scratch.
+        before: scores of the shipped branch; None from scratch.
+        after: scores of the branch that the samples come from.
+        seconds: duration of each step by name.
+    """
+
+    folder: Path
+    from_scratch: bool
+    kimg: float
+    earlier_kimg: float
+    before: dict[str, float] | None
+    after: dict[str, float]
+    seconds: dict[str, float]
+
+
+def score_lines(result: DemoResult) -> list[str]:
+    """The scores as lines of a Markdown table."""
+    lines = ["| score | before | after |", "|---|---:|---:|"]
+    for name in PROTOCOLS:
+        numbers = [
+            "none" if scores is None else f"{scores[name]:.4g}" if name in scores else "undefined"
+            for scores in (result.before, result.after)
+        ]
+        lines.append(f"| {name} | {numbers[0]} | {numbers[1]} |")
+    return lines
+
+
+def report(result: DemoResult, pairs: int, drawn: int, seed: int) -> str:
+    """The report in Markdown: ``pairs`` photos were learned, ``drawn`` samples written."""
+    if result.from_scratch:
+        start = (
+            f"A defect branch was trained from nothing for {result.kimg:.2f} kimg (thousands of "
+            f"training images) on {pairs} photos with masks and the shipped backbone. There are no "
+            "scores before, because there was no branch."
+        )
+    else:
+        start = (
+            f"The shipped defect branch, trained for {result.earlier_kimg:.2f} kimg (thousands of "
+            f"training images) before it was shipped, was trained for {result.kimg:.2f} kimg more "
+            f"on the same {pairs} photos with masks. *Before* is the shipped branch, *after* the "
+            f"one that drew the pictures here; both drew the same seeds. `--from-scratch` starts "
+            "without the shipped branch."
+        )
+    steps = [f"| {name} | {value:.1f} |" for name, value in result.seconds.items()]
+    total = sum(result.seconds.values())
+    blocks = [
+        [TITLE],
+        [f"defectgen {__version__}, seed {seed}. {start}"],
+        [
+            f"![{drawn} pairs were drawn; the sheet shows 16]({SHEET_NAME})",
+        ],
+        [
+            f"`images/`, `masks/` and `normals/` (the same objects without defect) hold "
+            f"{drawn} pictures each, `{METADATA_NAME}` their seeds and mask areas."
+        ],
+        ["## Scores"],
+        score_lines(result),
+        [f"- **{name}**: {text}." for name, text in PROTOCOLS.items()],
+        [
+            f"How to read them: `area_generated` should be near `area_real` and `empty_masks` near "
+            "0. `change_iou` says whether the mask is where the picture changed: 1 is perfect. "
+            "`change_leak` is 0 where the architecture keeps its promise that nothing changes far "
+            "from the mask. `swd_generated` near `swd_real` means patches as close to the real "
+            f"ones as other real ones; the real halves have {pairs // 2} images, so differences of "
+            "a few percent mean nothing. The generated images are compared with photos that were "
+            "trained on: a low distance shows that the photos were learned, not that unseen "
+            "defects are met."
+        ],
+        ["## Durations"],
+        ["| step | seconds |", "|---|---:|", *steps, f"| all | {total:.1f} |"],
+        ["## Attribution"],
+        [ATTRIBUTION],
+    ]
+    return "\n\n".join("\n".join(block) for block in blocks) + "\n"

@@ -1,0 +1,65 @@
+"""A weights folder in words."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from defectgen.errors import ConfigError, WeightsError
+from defectgen.files import FOLDER_MARK, read_text
+from defectgen.weights import load_folder
+
+_MAX_BYTES = 1 << 20
+_KINDS = ("backbone", "synthesizer")
+
+
+def describe(folder: str | os.PathLike[str]) -> list[str]:
+    """Read a weights folder as strictly as for use, and say what it holds.
+
+    Args:
+        folder: written by ``save_pretrained``.
+
+    Returns:
+        Lines "name: value": kind, versions, digest, parameters of each network, and every entry of
+        the configuration under its full name.
+
+    Raises:
+        WeightsError: if it is no weights folder, or damaged.
+    """
+    config, tensors = load_folder(folder, _kind(Path(folder)))
+    sizes: Counter[str] = Counter()
+    for name, tensor in tensors.items():
+        sizes[name.partition(".")[0]] += math.prod(tensor.shape)
+    first = ("kind", "library_version", "torch_version", "format_version", "digest")
+    lines = [f"{name}: {config[name]}" for name in first if name in config]
+    lines += [f"parameters.{name}: {count:,}" for name, count in sizes.items()]
+    rest = {name: value for name, value in config.items() if name not in (*first, "config")}
+    return lines + _flat("", rest) + _flat("", config.get("config", {}))
+
+
+def _kind(root: Path) -> str:
+    """The kind that the folder says it is; "backbone" where it says nothing, which then fails."""
+    try:
+        kind = json.loads(read_text(root / FOLDER_MARK, _MAX_BYTES))["kind"]
+    except OSError as error:
+        raise WeightsError(
+            f"folder: must be a weights folder; got {str(root)!r}, whose {FOLDER_MARK} cannot be "
+            "read; pass the folder that save_pretrained wrote"
+        ) from error
+    except (ConfigError, ValueError, KeyError, TypeError, RecursionError):
+        return _KINDS[0]
+    return kind if kind in _KINDS else _KINDS[0]
+
+
+def _flat(prefix: str, value: Any) -> list[str]:
+    """Nested dictionaries as lines with dotted names."""
+    if not isinstance(value, dict):
+        return [f"{prefix}: {value}"]
+    lines: list[str] = []
+    for name, inner in value.items():
+        lines += _flat(f"{prefix}.{name}" if prefix else str(name), inner)
+    return lines

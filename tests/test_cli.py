@@ -1,0 +1,284 @@
+"""The command line: every command once on tiny networks, and how it fails."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import defectgen
+from defectgen.cli import main
+from defectgen.errors import ConfigError, DataWarning
+
+ROOT = Path(defectgen.__file__).parents[1]
+TINY = ["--kimg", "0.032", "--batch-size", "8", "--verbose", "0", "--device", "cpu"]
+
+
+def run(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Folders of 4 good photos, 4 defect photos and their masks, 32 px."""
+    root = tmp_path_factory.mktemp("photos")
+    random = np.random.default_rng(0)
+    for part in ("good", "scratch", "masks"):
+        (root / part).mkdir()
+    for index in range(4):
+        mask = np.zeros((32, 32), np.uint8)
+        mask[8:18, 6 + index : 20] = 255
+        good = random.integers(60, 180, (32, 32, 3), dtype=np.uint8)
+        defect = good.copy()
+        defect[mask > 0] = 255
+        for part, pixels in (("good", good), ("scratch", defect), ("masks", mask)):
+            Image.fromarray(pixels).save(root / part / f"{index}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def models(photos, tmp_path_factory):
+    """Backbone and synthesizer, trained for four iterations by the command itself."""
+    root = tmp_path_factory.mktemp("models")
+    backbone, synth = root / "product", root / "scratch"
+    good = ("train-backbone", photos / "good", "--out", backbone, "--resolution", 32, "--seed", 1)
+    assert run(*good, "--augment", "safe", *TINY) == 0
+    fit = ("fit", backbone, photos / "scratch", photos / "masks", "--out", synth, "--seed", 2)
+    assert run(*fit, *TINY) == 0
+    return root
+
+
+# -- training --------------------------------------------------------------------------------------
+
+
+def test_training_commands_pass_their_options_on(models):
+    config = json.loads((models / "product" / "config.json").read_text())["config"]
+    assert config["training"] | {"kimg": 0.032, "batch_size": 8, "seed": 1} == config["training"]
+    assert config["backbone"]["resolution"] == 32
+    assert config["augment"]["reason"] == "augment='safe'"
+    fitted = json.loads((models / "scratch" / "config.json").read_text())
+    training = fitted["config"]["training"]
+    assert training | {"kimg": 0.032, "batch_size": 8, "seed": 2} == training
+    assert fitted["backbone"]["included"] is False
+
+
+def test_the_run_lies_beside_the_output(models):
+    for name in ("product", "scratch"):
+        assert (models / f"{name}.run" / "resume.pt").is_file()
+        assert (models / f"{name}.run" / "history.jsonl").is_file()
+
+
+def test_warm_start_and_include_backbone(photos, models, tmp_path, capsys):
+    out = tmp_path / "more"
+    fit = ("fit", models / "product", photos / "scratch", photos / "masks", "--out", out)
+    warm = ("--warm-start", models / "scratch", "--include-backbone", "--seed", 3)
+    assert run(*fit, *warm, *TINY) == 0
+    saved = json.loads((out / "config.json").read_text())
+    assert saved["config"]["continued"] is True
+    assert saved["config"]["trained_kimg"] == pytest.approx(0.064)
+    assert saved["backbone"]["included"] is True
+    assert str(out) in capsys.readouterr().out
+
+
+def test_warm_start_on_another_backbone_is_refused(photos, models, tmp_path, capsys):
+    other = tmp_path / "other"
+    good = ("train-backbone", photos / "good", "--out", other, "--resolution", 32, "--seed", 9)
+    assert run(*good, "--augment", "none", *TINY) == 0
+    fit = ("fit", other, photos / "scratch", photos / "masks", "--out", tmp_path / "x")
+    assert run(*fit, "--warm-start", models / "scratch", *TINY) == 1
+    assert "--warm-start: a branch of the same backbone" in capsys.readouterr().err
+
+
+def test_an_output_that_cannot_be_replaced_stops_before_training(photos, tmp_path, capsys):
+    (tmp_path / "mine.txt").write_text("mine")
+    assert run("train-backbone", photos / "good", "--out", tmp_path, *TINY) == 1
+    error = capsys.readouterr().err
+    assert "--out: a new or empty folder" in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_an_unsaved_run_is_not_overwritten(photos, tmp_path, capsys):
+    (tmp_path / "x.run").mkdir()
+    (tmp_path / "x.run" / "resume.pt").write_bytes(b"hours of work")
+    assert run("train-backbone", photos / "good", "--out", tmp_path / "x", *TINY) == 1
+    assert "--resume" in capsys.readouterr().err
+    assert (tmp_path / "x.run" / "resume.pt").read_bytes() == b"hours of work"
+
+
+def test_ctrl_c_leaves_a_run_that_resume_finishes(photos, tmp_path, capsys, monkeypatch):
+    from defectgen.training import callbacks
+
+    out = tmp_path / "x"
+    command = ("train-backbone", photos / "good", "--out", out, "--resolution", 32, *TINY)
+    command += ("--augment", "none")
+
+    def interrupt(self, state):
+        if state.iteration == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(callbacks.MaskMonitor, "on_tick", interrupt)
+        assert run(*command) == 130
+    error = capsys.readouterr().err
+    assert "--resume" in error
+    assert str(tmp_path / "x.run") in error
+    assert "Traceback" not in error
+    assert not out.exists()
+    assert run(*command, "--resume") == 0
+    history = (tmp_path / "x.run" / "history.jsonl").read_text().splitlines()
+    assert [json.loads(line)["iteration"] for line in history] == [1, 2, 3, 4]
+
+
+# -- use -------------------------------------------------------------------------------------------
+
+
+def test_sample_writes_pairs_that_do_not_depend_on_the_batch_size(models, tmp_path, capsys):
+    command = ("sample", models / "scratch", "-n", 5, "--seed", 7, "--device", "cpu")
+    assert run(*command, "--out", tmp_path / "a", "--normals", "--batch-size", 2) == 0
+    assert "5 samples from seed 7" in capsys.readouterr().out
+    assert run(*command, "--out", tmp_path / "b", "--truncation-psi", 0.5) == 0
+    for folder, parts in (("a", {"images", "masks", "normals"}), ("b", {"images", "masks"})):
+        assert {p.name for p in (tmp_path / folder).iterdir()} == parts | {"metadata.jsonl"}
+        assert len(list((tmp_path / folder / "images").iterdir())) == 5
+    lines = [json.loads(x) for x in (tmp_path / "a" / "metadata.jsonl").read_text().splitlines()]
+    assert [line["seed"] for line in lines] == [7, 8, 9, 10, 11]
+    saved = json.loads((models / "scratch" / "config.json").read_text())
+    assert {line["model_digest"] for line in lines} == {saved["digest"]}
+    assert {line["backbone_digest"] for line in lines} == {saved["backbone"]["digest"]}
+    assert {line["truncation_psi"] for line in lines} == {1.0}
+
+
+def test_sample_without_a_seed_says_which_it_drew(models, tmp_path, capsys):
+    assert run("sample", models / "scratch", "-n", 1, "--out", tmp_path / "a") == 0
+    said = capsys.readouterr().out
+    line = json.loads((tmp_path / "a" / "metadata.jsonl").read_text())
+    assert f"from seed {line['seed']}:" in said
+
+
+def test_info_names_kind_digest_parameters_and_every_number(models, capsys):
+    assert run("info", models / "scratch") == 0
+    lines = capsys.readouterr().out.splitlines()
+    saved = json.loads((models / "scratch" / "config.json").read_text())
+    assert lines[0] == "kind: synthesizer"
+    assert f"digest: {saved['digest']}" in lines
+    assert f"backbone.digest: {saved['backbone']['digest']}" in lines
+    assert "training.kimg: 0.032" in lines
+    assert f"data.digest: {saved['config']['data']['digest']}" in lines
+    assert any(line.startswith("parameters.branch: ") for line in lines)
+    assert run("info", models / "product") == 0
+    assert capsys.readouterr().out.startswith("kind: backbone\n")
+
+
+def test_info_counts_parameters(models, capsys):
+    backbone = defectgen.Backbone.from_pretrained(models / "product", device="cpu")
+    count = sum(value.numel() for value in backbone.generator.state_dict().values())
+    run("info", models / "product")
+    assert f"parameters.generator: {count:,}" in capsys.readouterr().out.splitlines()
+
+
+# -- failures --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("content", [None, "", "[]", '{"kind": 3}', '{"kind": "backbone"}'])
+def test_info_refuses_what_is_no_weights_folder_in_one_sentence(tmp_path, capsys, content):
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    assert run("info", tmp_path) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("defectgen: ")
+    assert len(captured.err.strip().splitlines()) == 1
+
+
+def test_sampling_into_a_full_folder_is_refused(models, tmp_path, capsys):
+    (tmp_path / "mine.txt").write_text("mine")
+    assert run("sample", models / "scratch", "-n", 1, "--out", tmp_path) == 1
+    assert "folder: must be new or empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [(), ("dance",), ("sample", "m", "--out", "x"), ("sample", "m", "-n", "many", "--out", "x")],
+    ids=str,
+)
+def test_wrong_usage_is_exit_code_2(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run(*arguments)
+    assert stop.value.code == 2
+    assert "usage: defectgen" in capsys.readouterr().err
+
+
+def test_version_is_printed(capsys):
+    with pytest.raises(SystemExit) as stop:
+        run("--version")
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"defectgen {defectgen.__version__}\n"
+
+
+def test_the_module_is_the_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "defectgen", "info", "nowhere"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("defectgen: folder: ")
+    assert "Traceback" not in done.stderr
+
+
+# -- messages --------------------------------------------------------------------------------------
+
+
+def patched(monkeypatch, action):
+    from defectgen import cli
+
+    monkeypatch.setitem(cli.COMMANDS, "info", lambda arguments: action())
+    return run("info", "x")
+
+
+def test_log_lines_and_warnings_are_one_line_each_on_stderr(monkeypatch, capsys):
+    def action():
+        logging.getLogger("defectgen").info("defect: %.1f s/kimg", 2.0)
+        warnings.warn("images: two are equal", DataWarning, stacklevel=1)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert patched(monkeypatch, action) == 0
+    captured = capsys.readouterr()
+    assert captured.err == "defect: 2.0 s/kimg\nwarning: images: two are equal\n"
+    assert captured.out == ""
+
+
+def test_logging_and_warnings_are_as_before_afterwards(monkeypatch):
+    logger = logging.getLogger("defectgen")
+    before = (list(logger.handlers), logger.level, warnings.showwarning)
+
+    def action():
+        raise ConfigError("x")
+
+    assert patched(monkeypatch, action) == 1
+    assert (list(logger.handlers), logger.level, warnings.showwarning) == before
+
+
+def test_a_full_disk_is_one_sentence(monkeypatch, capsys):
+    def action():
+        raise OSError(28, "No space left on device")
+
+    assert patched(monkeypatch, action) == 1
+    assert capsys.readouterr().err == "defectgen: [Errno 28] No space left on device\n"
+
+
+def test_a_bug_is_not_hidden(monkeypatch):
+    def action():
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        patched(monkeypatch, action)

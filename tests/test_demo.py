@@ -1,0 +1,167 @@
+"""The demo on tiny stand-ins for the shipped weights, and once on the shipped ones."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from defectgen import Backbone, ConfigError, DefectSynthesizer
+from defectgen import demo as module
+from defectgen.cli import main
+from defectgen.data.example import ExampleFolders
+from defectgen.demo import DEMO_SAMPLES, demo
+from defectgen.demo_report import TITLE, DemoResult, report, score_lines
+from defectgen.scores import PROTOCOLS
+
+PARTS = {"images", "masks", "normals", "metadata.jsonl", "contact_sheet.png", "report.md"}
+
+
+@pytest.fixture(scope="module")
+def stand_in(tmp_path_factory):
+    """An example of the same form as the shipped one: 32 px, two iterations of training."""
+    root = tmp_path_factory.mktemp("example")
+    folders = ExampleFolders(*(root / n for n in ("good", "defect", "mask", "backbone", "synth")))
+    random = np.random.default_rng(0)
+    for folder in (folders.good, folders.defects, folders.masks):
+        folder.mkdir()
+    for index in range(4):
+        good = random.integers(60, 180, (32, 32, 3), dtype=np.uint8)
+        mask = np.zeros((32, 32), np.uint8)
+        mask[8:18, 6 + index : 20] = 255
+        defect = np.where(mask[..., None] > 0, np.uint8(255), good)
+        Image.fromarray(good).save(folders.good / f"{index}.png")
+        Image.fromarray(defect).save(folders.defects / f"{index}.png")
+        Image.fromarray(mask).save(folders.masks / f"{index}.png")
+    tiny = {"kimg": 0.016, "batch_size": 8, "seed": 0, "verbose": 0, "device": "cpu"}
+    Backbone(32, augment="none", **tiny).fit(folders.good).save_pretrained(folders.backbone)
+    synth = DefectSynthesizer(folders.backbone, **tiny).fit(folders.defects, folders.masks)
+    synth.save_pretrained(folders.synthesizer)
+    return folders
+
+
+@pytest.fixture
+def example(stand_in, monkeypatch):
+    monkeypatch.setattr(module, "example_folders", lambda: stand_in)
+    return stand_in
+
+
+def test_the_demo_goes_on_with_the_shipped_branch_and_writes_everything(example, tmp_path):
+    out = tmp_path / "a" / "demo"
+    result = demo(out, kimg=0.016, seed=3)
+    assert {p.name for p in out.iterdir()} == PARTS
+    for part in ("images", "masks", "normals"):
+        assert len(list((out / part).iterdir())) == DEMO_SAMPLES
+    assert [p.name for p in out.parent.iterdir()] == ["demo"]
+    assert result.kimg == pytest.approx(0.016)
+    assert result.earlier_kimg == pytest.approx(0.016)
+    assert result.before is not None
+    assert set(result.after) <= set(PROTOCOLS)
+    first = json.loads((out / "metadata.jsonl").read_text().splitlines()[0])
+    assert first["seed"] == 3
+    shipped = DefectSynthesizer.from_pretrained(example.synthesizer, device="cpu")
+    assert first["backbone_digest"] == shipped.backbone_.digest()
+    text = (out / "report.md").read_text()
+    assert "The shipped defect branch, trained for 0.02 kimg" in text
+    assert f"| area_real | {result.before['area_real']:.4g} |" in text
+    with Image.open(out / "contact_sheet.png") as sheet:
+        assert sheet.width >= 8 * 96
+
+
+def test_the_demo_from_scratch_has_no_scores_before_and_replaces_an_earlier_one(example, tmp_path):
+    out = tmp_path / "demo"
+    for part in ("images", "report.md"):
+        (out / part).mkdir(parents=True) if part == "images" else None
+    (out / "images" / "old.png").write_bytes(b"old")
+    (out / "report.md").write_text(f"{TITLE}\n\nold\n")
+    result = demo(out, from_scratch=True, kimg=0.016)
+    assert result.before is None
+    assert result.earlier_kimg == 0
+    assert not (out / "images" / "old.png").exists()
+    assert "trained from nothing" in (out / "report.md").read_text()
+    assert [p.name for p in tmp_path.iterdir()] == ["demo"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{"mine.txt": ""}, {"report.md": "# my report\n"}, {"report.md": TITLE, "mine.txt": ""}],
+    ids=["foreign file", "foreign report", "report and foreign file"],
+)
+def test_the_demo_replaces_nothing_of_others(example, tmp_path, content):
+    for name, text in content.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError, match="out: must be new, empty or the output"):
+        demo(tmp_path, kimg=0.016)
+    assert {p.name for p in tmp_path.iterdir()} == set(content)
+
+
+def test_a_file_in_place_of_the_folder_is_refused(example, tmp_path):
+    (tmp_path / "x").write_text("mine")
+    with pytest.raises(ConfigError, match="out: must be new"):
+        demo(tmp_path / "x", kimg=0.016)
+
+
+def test_a_failure_leaves_the_earlier_demo(example, tmp_path, monkeypatch):
+    out = tmp_path / "demo"
+    out.mkdir()
+    (out / "report.md").write_text(f"{TITLE}\n\nold\n")
+
+    def full(*arguments, **names):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "contact_sheet", full)
+    with pytest.raises(OSError, match="No space"):
+        demo(out, kimg=0.016)
+    assert [p.name for p in tmp_path.iterdir()] == ["demo"]
+    assert (out / "report.md").read_text() == f"{TITLE}\n\nold\n"
+
+
+@pytest.mark.parametrize("bad", [{"kimg": 0.0}, {"kimg": float("nan")}, {"seed": -1}])
+def test_bad_numbers_are_refused_before_anything_is_loaded(tmp_path, bad):
+    with pytest.raises(ConfigError, match=next(iter(bad))):
+        demo(tmp_path / "x", **bad)
+
+
+def result(before: dict[str, float] | None) -> DemoResult:
+    after = dict.fromkeys(PROTOCOLS, 0.5)
+    del after["change_iou"]
+    return DemoResult(
+        folder=None,  # type: ignore[arg-type]
+        from_scratch=before is None,
+        kimg=2.0,
+        earlier_kimg=0.0 if before is None else 40.0,
+        before=before,
+        after=after,
+        seconds={"train": 60.0, "sample": 1.5},
+    )
+
+
+def test_the_report_has_protocols_scores_durations_and_attribution():
+    text = report(result(dict.fromkeys(PROTOCOLS, 0.25)), 17, 64, 5)
+    for name, protocol in PROTOCOLS.items():
+        assert f"- **{name}**: {protocol}." in text
+    assert "| swd_real | 0.25 | 0.5 |" in text
+    assert "| change_iou | 0.25 | undefined |" in text
+    assert "| train | 60.0 |" in text
+    assert "| all | 61.5 |" in text
+    assert "CC BY 4.0" in text
+    assert "40.00 kimg" in text
+    assert text.startswith(f"{TITLE}\n")
+
+
+def test_scores_before_are_none_from_scratch():
+    assert "| swd_real | none | 0.5 |" in score_lines(result(None))
+
+
+def test_the_command_on_the_shipped_weights(tmp_path, capsys):
+    out = tmp_path / "demo"
+    assert main(["demo", "--out", str(out), "--kimg", "0.064"]) == 0
+    captured = capsys.readouterr()
+    assert str(out) in captured.out
+    assert re.search(r"^\| swd_generated \| [\d.e+]+ \| [\d.e+]+ \|$", captured.out, re.M)
+    # The bar is shown even though this is no terminal.
+    assert "kimg" in captured.err
+    assert {p.name for p in out.iterdir()} == PARTS

@@ -1,0 +1,213 @@
+"""The services: alarms for masks, files of a run, the bar."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+
+from defectgen.errors import TrainingWarning
+from defectgen.training.callbacks import (
+    RESUME_TICKS,
+    SHEET_TICKS,
+    SPEED_ITERATIONS,
+    MaskMonitor,
+    Progress,
+    RunFolder,
+    TensorBoard,
+    tensorboard_available,
+)
+from defectgen.training.loop import run
+
+# -- alarms ---
+
+
+@pytest.fixture
+def areas(make_state, recwarn):
+    """areas(*pairs of (fake, real)): the alarms that one monitor gives on these ticks."""
+
+    def alarms(*pairs):
+        monitor, state = MaskMonitor(), make_state()
+        recwarn.clear()
+        for fake, real in pairs:
+            state.history.append({"kimg": 1.0, "area/fake": fake, "area/real": real})
+            monitor.on_iteration(state)
+            monitor.on_tick(state)
+        monitor.on_end(state)
+        assert all(issubclass(w.category, TrainingWarning) for w in recwarn)
+        return [str(w.message) for w in recwarn]
+
+    return alarms
+
+
+ALARMS = pytest.mark.filterwarnings("always::defectgen.errors.TrainingWarning")
+
+
+@ALARMS
+@pytest.mark.parametrize("fake", [0.0, 0.001])
+def test_dead_masks_alarm_once(areas, fake):
+    (text,) = areas((0.04, 0.04), (fake, 0.04), (fake, 0.04), (0.0, 0.04))
+    assert "nearly empty" in text
+    assert f"{fake:.2%} against 4.00%" in text
+
+
+@ALARMS
+@pytest.mark.parametrize("fake", [0.5, 1.0])
+def test_full_masks_alarm_once(areas, fake):
+    (text,) = areas((fake, 0.04), (fake, 0.04), (1.0, 0.04))
+    assert "far too large" in text
+    assert f"{fake:.2%} against 4.00%" in text
+
+
+@ALARMS
+def test_each_kind_alarms_on_its_own(areas):
+    texts = areas((0.0, 0.04), (1.0, 0.04), (0.0, 0.04), (1.0, 0.04))
+    assert ["empty" in t for t in texts] == [True, False]
+
+
+@ALARMS
+def test_full_masks_alarm_also_where_real_ones_are_large(areas):
+    assert len(areas((1.0, 0.3))) == 1
+
+
+@ALARMS
+@pytest.mark.parametrize(("fake", "real"), [(0.04, 0.04), (0.02, 0.04), (0.1, 0.04), (0.5, 0.5)])
+def test_masks_of_about_the_real_area_are_silent(areas, fake, real):
+    assert areas((fake, real)) == []
+
+
+def test_records_without_mask_area_are_silent(make_state):
+    state = make_state()
+    state.history.append({"kimg": 1.0})  # a backbone, or the warm start
+    MaskMonitor().on_tick(state)  # a warning would be an error
+
+
+# -- files ---
+
+
+def run_folder(folder):
+    """Callback RunFolder that writes the counters instead of the whole state, and a text sheet."""
+    return RunFolder(
+        folder,
+        lambda path, state: path.write_text(f"{state.iteration} {state.images}"),
+        lambda path: path.write_text("sheet"),
+    )
+
+
+def test_run_folder_holds_history_resume_file_and_sheets(
+    make_state, linear_phase, batches, tmp_path
+):
+    state = make_state(kimg=0.1)  # 25 ticks of one iteration each
+    folder = tmp_path / "runs" / "one"
+    run(state, batches, [linear_phase(state)], [run_folder(folder)], tick_images=4)
+    lines = (folder / "history.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == state.history
+    assert len(lines) == 25
+    assert (folder / "resume.pt").read_text() == "25 100"
+    sheets = sorted(p.name for p in folder.glob("sheet_*.png"))
+    assert len(sheets) == 25 // SHEET_TICKS
+    assert f"{4 * SHEET_TICKS / 1000:.2f}kimg" in sheets[0]
+    assert sorted(p.name for p in folder.iterdir()) == ["history.jsonl", "resume.pt", *sheets]
+
+
+def test_resume_file_is_renewed_every_few_ticks(make_state, linear_phase, batches, tmp_path):
+    state, seen = make_state(kimg=0.06), []
+
+    class Look:
+        def on_iteration(self, state):
+            pass
+
+        def on_tick(self, state):
+            path = tmp_path / "resume.pt"
+            seen.append(int(path.read_text().split()[0]) if path.exists() else None)
+
+        on_end = on_iteration
+
+    callbacks = [run_folder(tmp_path), Look()]
+    run(state, batches, [linear_phase(state)], callbacks, tick_images=4)
+    ticks = range(1, 16)
+    assert seen == [(k // RESUME_TICKS) * RESUME_TICKS or None for k in ticks]
+
+
+def test_interrupted_run_leaves_the_resume_file_of_the_last_tick(
+    make_state, linear_phase, batches, tmp_path
+):
+    state = make_state()
+
+    def stop(loss):
+        if state.iteration == 3:
+            raise KeyboardInterrupt
+        return loss
+
+    callbacks = [run_folder(tmp_path)]
+    with pytest.raises(KeyboardInterrupt):
+        run(state, batches, [linear_phase(state, before=stop)], callbacks, tick_images=8)
+    assert (tmp_path / "resume.pt").read_text() == "2 8"
+
+
+# -- the bar ---
+
+
+def progress(make_state, linear_phase, batches, verbose, kimg=0.1):
+    state = make_state(kimg=kimg)
+    callbacks = [Progress(kimg, "backbone", verbose)]
+    run(state, batches, [linear_phase(state)], callbacks, tick_images=8)
+    return state
+
+
+@pytest.mark.parametrize("verbose", [0, 1])
+def test_bar_is_silent_at_zero_and_without_a_terminal(
+    make_state, linear_phase, batches, capfd, verbose
+):
+    progress(make_state, linear_phase, batches, verbose)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_bar_at_two_shows_everywhere_how_far_it_is(make_state, linear_phase, batches, capfd):
+    progress(make_state, linear_phase, batches, 2)
+    out, err = capfd.readouterr()
+    assert out == ""
+    last = err.rstrip().rpartition("\r")[2]
+    assert "backbone" in last
+    assert "0.10/0.1 kimg" in last
+    assert "p=0" in last
+
+
+def test_speed_and_time_left_are_stated_after_the_first_iterations(
+    make_state, linear_phase, batches, caplog
+):
+    with caplog.at_level(logging.INFO, logger="defectgen"):
+        progress(make_state, linear_phase, batches, 0)
+    (record,) = caplog.records
+    text = record.getMessage()
+    assert text.startswith("backbone: 0.1 kimg in all, ")
+    assert "s/kimg" in text
+    assert "left" in text
+
+
+def test_run_shorter_than_that_states_nothing_wrong(make_state, linear_phase, batches, caplog):
+    with caplog.at_level(logging.INFO, logger="defectgen"):
+        progress(make_state, linear_phase, batches, 0, kimg=4 * (SPEED_ITERATIONS - 2) / 1000)
+    assert caplog.records == []
+
+
+def test_services_change_nothing_in_the_run(
+    make_state, linear_phase, batches, assert_same, tmp_path, recwarn
+):
+    alone, watched = make_state(), make_state()
+    run(alone, batches, [linear_phase(alone)], tick_images=8)
+    callbacks = [Progress(0.04, "x", 0), MaskMonitor(), run_folder(tmp_path)]
+    run(watched, batches, [linear_phase(watched)], callbacks, tick_images=8)
+    assert_same(alone.state_dict(), watched.state_dict())
+
+
+# -- TensorBoard ---
+
+
+@pytest.mark.skipif(not tensorboard_available(), reason="needs the extra tensorboard")
+def test_tensorboard_gets_every_number(make_state, linear_phase, batches, tmp_path):
+    state = make_state()
+    run(state, batches, [linear_phase(state)], [TensorBoard(tmp_path)], tick_images=8)
+    (file,) = tmp_path.iterdir()
+    assert b"loss/net" in file.read_bytes()
