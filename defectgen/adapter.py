@@ -26,10 +26,12 @@ if TYPE_CHECKING:
 BACKBONE_FOLDER = "backbone"
 
 
-def _same_on_disk(backbone: Backbone) -> bool:
-    """Whether the folder the backbone came from still holds exactly it."""
+def _same_on_disk(backbone: Backbone, target: Path) -> bool:
+    """Whether the folder the backbone came from holds exactly it, and will after ``target``."""
     if backbone.source_ is None:
         return False
+    if backbone.source_.resolve().is_relative_to(target.resolve()):
+        return False  # read from the folder that is about to be replaced
     try:
         config, _ = load_folder(backbone.source_, "backbone")
     except DefectGenError:
@@ -55,7 +57,7 @@ def save_synthesizer(
             "save_pretrained: fit(defect_imgs, masks) first; got an unfitted object; call fit."
         )
     backbone = synth.backbone_
-    named = _same_on_disk(backbone)
+    named = _same_on_disk(backbone, Path(folder))
     if include_backbone is False and not named:
         raise ConfigError(
             "include_backbone: False only while the folder the backbone was read from holds the "

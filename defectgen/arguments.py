@@ -47,7 +47,9 @@ def _add_demo(commands: Any) -> None:
         action="store_true",
         help="train the defect from nothing instead of going on with the shipped weights",
     )
-    parser.add_argument("--kimg", type=float, help="thousands of training images (default: 12)")
+    parser.add_argument(
+        "--kimg", type=float, help="thousands of training images (default: some minutes)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
 
 

@@ -25,6 +25,7 @@ from defectgen.errors import ConfigError, NotFittedError, TrainingError
 from defectgen.estimator import (
     Parameters,
     as_folder,
+    check_budget,
     given_seed,
     load_resumed,
     resolve_device,
@@ -160,14 +161,10 @@ class Backbone(Parameters, nn.Module):
         self.freeze()
 
     def _check_parameters(self) -> None:
-        check_preset(self.preset)
+        check_budget(self.preset, self.kimg, self.batch_size)
         check_channels(self.channels)
         if self.resolution is not None:
             check_resolution(self.resolution)
-        if self.kimg is not None:
-            check_range("kimg", self.kimg, low=0.001)
-        if self.batch_size is not None:
-            check_range("batch_size", self.batch_size, low=1, integer=True)
         if isinstance(self.augment, str) and self.augment not in ("auto", *POLICIES):
             raise ConfigError(
                 f"augment: auto, {', '.join(POLICIES)} or an AugmentPolicy; "

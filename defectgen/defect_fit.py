@@ -91,6 +91,7 @@ def run_task(
     run_dir: Path | None,
     resumed: dict[str, Any] | None,
     verbose: int,
+    continued_from_kimg: float,
 ) -> None:
     """Train ``task`` from its beginning, or from where ``resumed`` ended."""
     config = task.config
@@ -117,4 +118,5 @@ def run_task(
         run_dir=run_dir,
         verbose=verbose,
         draw=draw,
+        continued_from_kimg=continued_from_kimg,
     ).execute(task.state, batches, task.phases(), resumed)

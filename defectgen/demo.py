@@ -147,8 +147,8 @@ def _rows(real: PairSet, samples: DefectBatch) -> list[SheetRow]:
         rows += [
             SheetRow(f"generated {first} to {first + _COLUMNS - 1}, mask outlined", images, masks),
             SheetRow("the same, without outline", images),
-            SheetRow("its mask", masks.float()),
-            SheetRow("the same object without defect", samples.normals[some]),
+            SheetRow("their masks", masks.float()),
+            SheetRow("the same objects without defect", samples.normals[some]),
         ]
     return rows
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from defectgen.checks import check_range
+from defectgen.config import check_preset
 from defectgen.errors import ConfigError, WeightsError
 from defectgen.rng import SEED_LIMIT, fresh_seed
 from defectgen.training.callbacks import (
@@ -64,16 +65,31 @@ class Parameters:
         return self
 
 
+def check_budget(preset: str | None, kimg: float | None, batch_size: int | None) -> None:
+    """Raise ConfigError for a preset, budget or batch size outside its rule."""
+    check_preset(preset)
+    if kimg is not None:
+        check_range("kimg", kimg, low=0.001)
+    if batch_size is not None:
+        check_range("batch_size", batch_size, low=1, integer=True)
+
+
 def resolve_device(device: str | torch.device | None) -> torch.device:
     """The device asked for; None takes a GPU where there is one."""
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.device(device)
+        found = torch.device(device)
     except RuntimeError as error:
         raise ConfigError(
             f"device: a torch device such as cpu or cuda:0; got {device!r}; choose one of these."
         ) from error
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            f"device: one that this torch can use; got {device!r} without a usable GPU; "
+            "use cpu, or install a CUDA build of torch."
+        )
+    return found
 
 
 def to_signed(images: Tensor, device: torch.device) -> Tensor:
@@ -92,6 +108,7 @@ class Run:
         run_dir: folder for history, sheets and resume file, or None.
         verbose: 0 silent, 1 a bar on a terminal, 2 a bar everywhere.
         draw: writes a contact sheet of the running average to a path.
+        continued_from_kimg: what earlier fits had trained; a resumed run has to remember it.
     """
 
     title: str
@@ -100,6 +117,7 @@ class Run:
     run_dir: Path | None
     verbose: int
     draw: Callable[[Path], None]
+    continued_from_kimg: float = 0.0
 
     def execute(
         self,
@@ -130,7 +148,12 @@ class Run:
         run(state, batches, phases, callbacks, tick_images=tick)
 
     def _save(self, path: Path, state: TrainState) -> None:
-        payload = {"kind": self.kind, "identity": self.identity, "state": state.state_dict()}
+        payload = {
+            "kind": self.kind,
+            "identity": self.identity,
+            "continued_from_kimg": self.continued_from_kimg,
+            "state": state.state_dict(),
+        }
         save_resume(path, payload)
 
     def _check_identity(self, resumed: dict[str, Any]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,10 +12,7 @@ from torch import Tensor
 from defectgen.backbone import Backbone
 from defectgen.batch import DefectBatch
 from defectgen.checks import check_range
-from defectgen.config import (
-    check_preset,
-    defect_training,
-)
+from defectgen.config import defect_training
 from defectgen.data.images import load_pairs
 from defectgen.data.sources import ImageSource
 from defectgen.defect_fit import Learned, build_task, defect_policy, run_task
@@ -24,6 +20,7 @@ from defectgen.errors import ConfigError, NotFittedError, TrainingError
 from defectgen.estimator import (
     Parameters,
     as_folder,
+    check_budget,
     given_seed,
     load_resumed,
     resolve_device,
@@ -98,26 +95,29 @@ class DefectSynthesizer(Parameters):
             ImageError, MaskError: listing every unusable file.
             TrainingError: if training diverged; the last good state is kept.
         """
-        self._check_parameters()
+        check_budget(self.preset, self.kimg, self.batch_size)
         run_dir = as_folder(self.run_dir)
         resumed = load_resumed(run_dir, resume)
         backbone = self._resolve_backbone()
         shape = backbone.fitted().config
         pairs = load_pairs(defect_imgs, masks, resolution=shape.resolution, channels=shape.channels)
         learned = self._learned(backbone)
-        known = learned is not None and learned.digest == pairs.digest
+        warm = learned is None or learned.digest != pairs.digest
+        earlier = self.config_["trained_kimg"] if learned is not None else 0.0
+        if resumed is not None:  # as when the run began, whatever was learned since
+            warm = resumed["state"]["config"]["warm_kimg"] > 0
+            earlier = resumed["continued_from_kimg"]
         train = defect_training(
             shape,
             preset=self.preset,
             kimg=self.kimg,
             batch_size=self.batch_size,
             seed=resolve_seed(self.seed, resumed),
-            warm=not known,
+            warm=warm,
         )
         policy = defect_policy(self.preset, backbone)
         device = resolve_device(self.device)
         task = build_task(backbone.to(device), pairs, train, policy, self.preset, learned)
-        earlier = self.config_["trained_kimg"] if learned is not None else 0.0
         decided = {
             "backbone": shape.to_dict(),
             "defect": task.branch.config.to_dict(),
@@ -132,7 +132,8 @@ class DefectSynthesizer(Parameters):
             "continued_from_kimg": earlier,
         }
         try:
-            run_task(task, pairs, policy, backbone.digest(), run_dir, resumed, self.verbose)
+            digest = backbone.digest()
+            run_task(task, pairs, policy, digest, run_dir, resumed, self.verbose, earlier)
         except (TrainingError, KeyboardInterrupt):
             self._take_over(task, backbone, decided)
             raise
@@ -156,24 +157,19 @@ class DefectSynthesizer(Parameters):
         """What an earlier fit left to continue from; without a discriminator the backbone's."""
         if not self.warm_start or not hasattr(self, "branch_"):
             return None
+        if backbone.fitted().config != self.backbone_.fitted().config:
+            raise ConfigError(
+                "warm_start: a backbone of the shape the branch was trained on; got another; "
+                "take that one, or warm_start=False."
+            )
         judge = self.discriminator_ or backbone.discriminator
         assert judge is not None
         digest = self.config_["data"]["digest"]
         return Learned(self.branch_, judge, self.matching_, self.codes_, digest)
 
-    def _check_parameters(self) -> None:
-        check_preset(self.preset)
-        if self.kimg is not None:
-            check_range("kimg", self.kimg, low=0.001)
-        if self.batch_size is not None:
-            check_range("batch_size", self.batch_size, low=1, integer=True)
-
     def _resolve_backbone(self) -> Backbone:
         if isinstance(self.backbone, Backbone):
             return self.backbone
-        loaded = getattr(self, "backbone_", None)
-        if loaded is not None and loaded.source_ == Path(self.backbone):
-            return loaded  # type: ignore[no-any-return]
         return Backbone.from_pretrained(self.backbone, device=self.device)
 
     # -- use ---------------------------------------------------------------------------------------

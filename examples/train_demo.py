@@ -4,7 +4,8 @@
 
 Needs nothing but the package. Writes ``defectgen/assets/hazelnut/{backbone,synthesizer}``, in half
 precision, with configuration, seed, kimg and data digest in their ``config.json``. Trains in
-``--work`` with resume files, so that a killed run goes on when started again.
+``--work`` with resume files: a killed run goes on when started again, and Ctrl-C ships what has
+been learned so far and goes on to the next step.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import logging
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from defectgen import Backbone, DefectSynthesizer
@@ -45,7 +47,8 @@ def train_backbone(home: Path, arguments: argparse.Namespace) -> Backbone:
     backbone = Backbone(
         64, kimg=arguments.backbone_kimg, run_dir=run_dir, seed=arguments.seed, verbose=2
     )
-    backbone.fit(home / "good", resume=True)
+    with suppress(KeyboardInterrupt):  # Ctrl-C ships what has been learned so far
+        backbone.fit(home / "good", resume=True)
     backbone.config_["minutes"] = round((time.perf_counter() - began) / 60, 1)
     save_folder(target, "backbone", backbone.config_for_file(), backbone.tensors(), half=True)
     return Backbone.from_pretrained(target)
@@ -63,7 +66,8 @@ def train_synthesizer(home: Path, backbone: Backbone, arguments: argparse.Namesp
         seed=arguments.seed,
         verbose=2,
     )
-    synth.fit(home / "defect", home / "mask", resume=True)
+    with suppress(KeyboardInterrupt):
+        synth.fit(home / "defect", home / "mask", resume=True)
     synth.config_["minutes"] = round((time.perf_counter() - began) / 60, 1)
     images, masks, normals = synth.sample(
         256, return_masks=True, return_normals=True, seed=arguments.seed

@@ -79,7 +79,7 @@ def device(request: pytest.FixtureRequest) -> str:
     return name
 
 
-# -- tiny networks, and one fitted object of each kind, made once ------------------------------------
+# -- tiny networks, and one fitted object of each kind, made once ---
 
 
 def _shrink(patch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,14 @@ import pytest
 import torch
 from PIL import Image
 
-from defectgen import Backbone, ConfigError, DefectGenError, ImageError, NotFittedError, WeightsError
+from defectgen import (
+    Backbone,
+    ConfigError,
+    DefectGenError,
+    ImageError,
+    NotFittedError,
+    WeightsError,
+)
 from defectgen.augment.policy import POLICIES
 from defectgen.config import BackboneConfig, TrainConfig
 from defectgen.rng import SampleNoise, latents, sample_seeds

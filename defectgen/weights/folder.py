@@ -76,6 +76,8 @@ def save_folder(
     with atomic_folder(folder) as temporary:
         (temporary / FOLDER_MARK).write_text(text, encoding="utf-8")
         safetensors.torch.save_file(stored, temporary / TENSOR_FILE)
+        # The writer keeps the file to its owner; weights are meant to be passed on.
+        shutil.copymode(temporary / FOLDER_MARK, temporary / TENSOR_FILE)
         for name, source in include.items():
             (temporary / name).mkdir()
             for part in (FOLDER_MARK, TENSOR_FILE):

@@ -27,9 +27,7 @@ class Net(nn.Module):
 @pytest.fixture
 def numbers():
     """numbers(**fields): a TrainConfig of 40 images in batches of 4."""
-    whole = TrainConfig(
-        kimg=0.04, warm_kimg=0.0, batch_size=4, seed=0, r1_gamma=1.0, ema_kimg=0.01
-    )
+    whole = TrainConfig(kimg=0.04, warm_kimg=0.0, batch_size=4, seed=0, r1_gamma=1.0, ema_kimg=0.01)
     return lambda **fields: replace(whole, **fields)
 
 

@@ -117,6 +117,7 @@ def test_finished_run_resumed_is_left_as_it_is(kind, script, fitted_backbone, tm
 
 def interrupted_at_nine(script, folder):
     """A run of the backbone stopped by Ctrl-C after nine iterations."""
+
     def stop(self, state):
         if state.iteration == 9:
             raise KeyboardInterrupt

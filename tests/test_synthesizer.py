@@ -1,0 +1,630 @@
+"""DefectSynthesizer: estimator manners, learning, sampling, and a backbone left as it was."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from defectgen import (
+    Backbone,
+    ConfigError,
+    DefectBatch,
+    DefectSynthesizer,
+    ImageError,
+    MaskError,
+    NotFittedError,
+    WeightsError,
+)
+from defectgen.config import BackboneConfig, DefectConfig, TrainConfig
+from defectgen.networks.defect import DefectBranch
+
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore::defectgen.errors.TrainingWarning"),
+]
+#: Two iterations of four images.
+SHORT = {"kimg": 0.008, "batch_size": 4, "seed": 0, "device": "cpu", "verbose": 0}
+
+
+def one_sentence(error):
+    """The house form: "argument: rule; got value; do this"."""
+    text = str(error.value)
+    return ": " in text and "; got " in text and text.count("\n") == 0 and len(text) < 400
+
+
+def equal_states(a, b):
+    ours, theirs = a.state_dict(), b.state_dict()
+    return list(ours) == list(theirs) and all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+@pytest.fixture(scope="session")
+def backbone_folder(fitted_backbone, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("weights") / "backbone"
+    fitted_backbone.save_pretrained(folder)
+    return folder
+
+
+# -- manners of an estimator ---
+
+
+def test_constructor_stores_what_it_is_given(fitted_backbone, tmp_path):
+    given = {
+        "backbone": fitted_backbone, "preset": "dfmgan", "kimg": 3, "batch_size": 7,
+        "warm_start": True, "run_dir": tmp_path / "x", "seed": 9, "device": "cpu", "verbose": 2,
+    }  # fmt: skip
+    assert set(given) == set(inspect.signature(DefectSynthesizer).parameters)
+    synth = DefectSynthesizer(**given)
+    for name, value in given.items():
+        assert getattr(synth, name) is value
+    assert synth.get_params() == given
+    assert not (tmp_path / "x").exists()
+
+
+def test_constructor_does_not_look_at_its_arguments():
+    synth = DefectSynthesizer("no/such/folder", kimg=-1, device="?")
+    assert synth.backbone == "no/such/folder"
+
+
+def test_set_params_returns_self_and_refuses_unknown_names(fitted_backbone):
+    synth = DefectSynthesizer(fitted_backbone)
+    assert synth.set_params(kimg=2.0, warm_start=True) is synth
+    assert (synth.kimg, synth.warm_start) == (2.0, True)
+    with pytest.raises(ConfigError, match="set_params: .*got 'augment'") as error:
+        synth.set_params(augment="none")
+    assert one_sentence(error)
+
+
+def test_sklearn_clone_gives_an_unfitted_twin(backbone_folder, defects, tiny):
+    clone = pytest.importorskip("sklearn.base").clone
+    synth = DefectSynthesizer(backbone_folder, **SHORT).fit(*defects(4))
+    twin = clone(synth)
+    assert twin.get_params() == synth.get_params()
+    with pytest.raises(NotFittedError):
+        twin.sample(1)
+    assert torch.equal(twin.fit(*defects(4)).sample(2, seed=0), synth.sample(2, seed=0))
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda s, folder: s.sample(1),
+        lambda s, folder: s.iter_samples(1),
+        lambda s, folder: s.save_pretrained(folder / "x"),
+    ],
+    ids=["sample", "iter_samples", "save_pretrained"],
+)
+def test_unfitted_says_what_to_call(use, fitted_backbone, tmp_path):
+    with pytest.raises(NotFittedError, match="fit") as error:
+        use(DefectSynthesizer(fitted_backbone), tmp_path)
+    assert one_sentence(error)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unfitted_backbone_is_named(defects):
+    with pytest.raises(NotFittedError, match="Backbone"):
+        DefectSynthesizer(Backbone(32), **SHORT).fit(*defects(4))
+
+
+def test_fit_returns_self_and_everything_decided_stands_in_config(fitted_backbone, defects, tiny):
+    images, masks = defects(5)
+    synth = DefectSynthesizer(fitted_backbone, **SHORT)
+    assert synth.fit(images, masks) is synth
+    config = synth.config_
+    assert BackboneConfig.from_dict(config["backbone"]) == fitted_backbone.generator.config
+    assert DefectConfig.from_dict(config["defect"]).first_resolution == 8  # a quarter
+    train = TrainConfig.from_dict(config["training"])
+    assert (train.kimg, train.batch_size, train.seed) == (0.008, 4, 0)
+    assert config["augment"] == fitted_backbone.config_["augment"]["policy"]
+    assert config["data"]["pairs"] == 5
+    assert config["data"]["mask_area"] == pytest.approx(float(masks.float().mean()))
+    assert config["trained_kimg"] == 0.008
+    json.dumps(config, allow_nan=False)
+    assert len(synth.history_) == 2
+    assert synth.get_params()["kimg"] == 0.008
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"preset": "stylegan"}, {"kimg": 0}, {"kimg": "1"}, {"batch_size": 0},
+        {"batch_size": 2.0}, {"device": "tpu9"}, {"seed": -1}, {"seed": 1.5},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_wrong_parameters_are_refused_in_one_sentence(wrong, fitted_backbone, defects, tiny):
+    (name,) = wrong
+    synth = DefectSynthesizer(fitted_backbone, **SHORT).set_params(**wrong)
+    with pytest.raises(ConfigError, match=f"^{name}:") as error:
+        synth.fit(*defects(4))
+    assert one_sentence(error)
+    assert not hasattr(synth, "branch_")
+
+
+def test_numbers_of_numpy_serve_as_numbers(fitted_backbone, defects, tiny, tmp_path):
+    numbers = {"kimg": np.float64(0.008), "batch_size": np.int64(4), "seed": np.int64(0)}
+    given = {**SHORT, **numbers, "run_dir": tmp_path / "run"}
+    synth = DefectSynthesizer(fitted_backbone, **given).fit(*defects(4))
+    synth.save_pretrained(tmp_path / "saved")
+    assert DefectSynthesizer.from_pretrained(tmp_path / "saved").sample(1).shape[0] == 1
+
+
+def test_pairs_that_do_not_fit_leave_an_earlier_fit_alone(fitted_synth, defects):
+    synth = copy.copy(fitted_synth)
+    images, masks = defects(4)
+    with pytest.raises((ImageError, MaskError, ConfigError)):
+        synth.fit(images, masks[:3])
+    with pytest.raises(MaskError):
+        synth.fit(images, torch.zeros_like(masks))
+    assert synth.branch_ is fitted_synth.branch_
+    assert synth.config_ is fitted_synth.config_
+
+
+# -- forgetting and continuing ---
+
+
+def test_fit_forgets_the_fit_before(fitted_backbone, defects, tiny):
+    fresh = DefectSynthesizer(fitted_backbone, **SHORT).fit(*defects(5))
+    again = DefectSynthesizer(fitted_backbone, **SHORT).fit(*defects(5, seed=8)).fit(*defects(5))
+    assert equal_states(again.branch_, fresh.branch_)
+    assert equal_states(again.matching_, fresh.matching_)
+    assert equal_states(again.discriminator_, fresh.discriminator_)
+    assert again.config_ == fresh.config_
+    assert again.history_ == fresh.history_
+
+
+def test_warm_start_continues_with_what_was_learned(fitted_backbone, defects, tiny, monkeypatch):
+    import defectgen.synthesizer as module
+
+    begun = []
+    build = module.build_task
+    monkeypatch.setattr(module, "build_task", lambda *a: begun.append(build(*a)) or begun[-1])
+    synth = DefectSynthesizer(fitted_backbone, warm_start=True, **SHORT).fit(*defects(5))
+    first = {k: v.clone() for k, v in synth.branch_.state_dict().items()}
+    codes = {k: v.clone() for k, v in synth.codes_.items()}
+    begun.clear()
+
+    def before(*args):
+        begun.append(build(*args))
+        start = begun[-1].branch.state_dict()
+        assert all(torch.equal(start[k], first[k]) for k in first)
+        assert all(torch.equal(begun[-1].codes()[k], codes[k]) for k in codes)
+        return begun[-1]
+
+    monkeypatch.setattr(module, "build_task", before)
+    synth.fit(*defects(5))
+    assert len(begun) == 1
+    assert synth.config_["trained_kimg"] == pytest.approx(0.016)
+    assert not all(torch.equal(v, first[k]) for k, v in synth.branch_.state_dict().items())
+
+
+def test_warm_start_takes_other_pairs_too(fitted_backbone, defects, tiny):
+    synth = DefectSynthesizer(fitted_backbone, warm_start=True, **SHORT).fit(*defects(5))
+    synth.fit(*defects(7, seed=4))
+    assert synth.config_["data"]["pairs"] == 7
+    assert synth.sample(1, seed=0).isfinite().all()
+
+
+def test_warm_start_goes_on_from_a_saved_branch(fitted_synth, defects, tiny, tmp_path):
+    fitted_synth.save_pretrained(tmp_path / "s")
+    synth = DefectSynthesizer.from_pretrained(tmp_path / "s", device="cpu")
+    synth.set_params(warm_start=True, **SHORT).fit(*defects(6))
+    assert synth.config_["trained_kimg"] == pytest.approx(0.064 + 0.008)
+
+
+# -- input ---
+
+
+def test_equal_pixels_give_equal_branches_whatever_they_come_in(
+    fitted_backbone, defects, tiny, tmp_path
+):
+    images, masks = defects(4)
+    arrays = [image.permute(1, 2, 0).numpy() for image in images]
+    grey = [mask[0].numpy().astype(np.uint8) * 255 for mask in masks]
+    folders = tmp_path / "images", tmp_path / "masks"
+    for folder in folders:
+        folder.mkdir()
+    for k, (image, mask) in enumerate(zip(arrays, grey, strict=True)):
+        Image.fromarray(image).save(folders[0] / f"{k:03d}.png")
+        Image.fromarray(mask).save(folders[1] / f"{k:03d}_mask.png")
+    pil = [Image.fromarray(a) for a in arrays], [Image.fromarray(m) for m in grey]
+    forms = {
+        "uint8 and bool tensor": (images, masks),
+        "float tensors": (images.float() / 255, masks.float()),
+        "arrays": (arrays, grey),
+        "PIL": pil,
+        "paths": tuple(sorted(folder.iterdir()) for folder in folders),
+        "folders": folders,
+    }
+    results = {k: DefectSynthesizer(fitted_backbone, **SHORT).fit(*v) for k, v in forms.items()}
+    wanted = results["uint8 and bool tensor"]
+    for name, found in results.items():
+        assert equal_states(found.branch_, wanted.branch_), name
+        assert found.config_["data"] == wanted.config_["data"], name
+
+
+def test_grey_from_end_to_end(product, defects, tiny, tmp_path):
+    grey = Backbone(32, channels=1, augment="safe", **SHORT).fit(product(6, channels=1))
+    synth = DefectSynthesizer(grey, **SHORT).fit(*defects(4, channels=1))
+    synth.save_pretrained(tmp_path / "grey")
+    back = DefectSynthesizer.from_pretrained(tmp_path / "grey")
+    for one in (synth, back):
+        images, masks, normals = one.sample(3, return_masks=True, return_normals=True, seed=0)
+        assert images.shape == normals.shape == (3, 1, 32, 32)
+        assert masks.shape == (3, 1, 32, 32)
+    assert torch.equal(synth.sample(3, seed=0), back.sample(3, seed=0))
+
+
+# -- sampling ---
+
+
+def everything(synth, n, **arguments):
+    return synth.sample(n, return_masks=True, return_normals=True, **arguments)
+
+
+def test_samples_have_the_promised_types(fitted_synth):
+    images, masks, normals = everything(fitted_synth, 20, seed=0)
+    assert images.shape == normals.shape == (20, 3, 32, 32)
+    assert masks.shape == (20, 1, 32, 32)
+    assert (images.dtype, masks.dtype, normals.dtype) == (torch.float32, torch.bool, torch.float32)
+    for part in (images, normals):
+        assert 0 <= part.min() < part.max() <= 1
+        assert not part.requires_grad
+    assert masks.any()
+    assert not masks.all()
+
+
+def test_flags_choose_images_then_masks_then_normals(fitted_synth):
+    images, masks, normals = everything(fitted_synth, 2, seed=0)
+    alone = fitted_synth.sample(2, seed=0)
+    assert isinstance(alone, torch.Tensor)
+    assert torch.equal(alone, images)
+    with_masks = fitted_synth.sample(2, seed=0, return_masks=True)
+    with_normals = fitted_synth.sample(2, seed=0, return_normals=True)
+    assert isinstance(with_masks, tuple)
+    assert isinstance(with_normals, tuple)
+    for found, wanted in ((with_masks, (images, masks)), (with_normals, (images, normals))):
+        assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+
+
+def test_normals_are_the_backbones_own_parts(fitted_synth, fitted_backbone):
+    normals = everything(fitted_synth, 4, seed=3)[2]
+    assert torch.equal(normals, fitted_backbone.sample(4, seed=3))
+
+
+def test_batch_size_does_not_matter(fitted_synth):
+    wanted = everything(fitted_synth, 16, seed=11, batch_size=16)
+    for size in (1, 3, 16):
+        images, masks, normals = everything(fitted_synth, 16, seed=11, batch_size=size)
+        torch.testing.assert_close(images, wanted[0], atol=1e-4, rtol=0)
+        torch.testing.assert_close(normals, wanted[2], atol=1e-4, rtol=0)
+        assert torch.equal(masks, wanted[1])
+    assert not torch.allclose(everything(fitted_synth, 16, seed=12)[0], wanted[0], atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [1, 3, 16])
+def test_latents_and_noise_are_bit_equal_for_any_batch_size(fitted_synth, monkeypatch, size):
+    import defectgen.sampling as module
+
+    def watched(batch_size):
+        drawn = {}
+        noise, latents = module.SampleNoise.__call__, module.latents
+
+        def planes(self, layer, batch, resolution):
+            result = noise(self, layer, batch, resolution)
+            drawn.setdefault(layer, []).append(result)
+            return result
+
+        def codes(seeds, dim, stream):
+            result = latents(seeds, dim, stream)
+            drawn.setdefault(stream, []).append(result)
+            return result
+
+        with monkeypatch.context() as patch:
+            patch.setattr(module.SampleNoise, "__call__", planes)
+            patch.setattr(module, "latents", codes)
+            fitted_synth.sample(16, seed=3, batch_size=batch_size)
+        return {name: torch.cat(parts) for name, parts in drawn.items()}
+
+    found, wanted = watched(size), watched(8)
+    assert found.keys() == wanted.keys() > {"object", "defect", "b32.conv1", "defect32.conv1"}
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    assert len({v.numpy().tobytes() for v in wanted.values()}) == len(wanted)  # no stream twice
+
+
+def test_a_short_sample_is_the_beginning_of_a_long_one(fitted_synth):
+    long, short = everything(fitted_synth, 20, seed=5), everything(fitted_synth, 6, seed=5)
+    for a, b in zip(short, long, strict=True):
+        torch.testing.assert_close(a.float(), b[:6].float(), atol=1e-4, rtol=0)
+    assert torch.equal(short[1], long[1][:6])
+
+
+def test_sample_i_depends_on_its_own_seed_only(fitted_synth):
+    long = everything(fitted_synth, 8, seed=5)
+    alone = everything(fitted_synth, 1, seed=5 + 7)
+    for a, b in zip(alone, long, strict=True):
+        torch.testing.assert_close(a.float(), b[7:].float(), atol=1e-4, rtol=0)
+
+
+def test_without_seed_a_fresh_one_is_drawn_and_kept(fitted_synth):
+    (first,), (second,) = (list(fitted_synth.iter_samples(3)) for _ in range(2))
+    assert first.seeds != second.seeds
+    assert not torch.equal(first.images, second.images)
+    assert first.seeds == tuple(range(first.seeds[0], first.seeds[0] + 3))
+    assert torch.equal(fitted_synth.sample(3, seed=first.seeds[0]), first.images)
+
+
+def test_a_generator_gives_the_seed(fitted_synth):
+    def draw(state):
+        return fitted_synth.sample(2, generator=torch.Generator().manual_seed(state))
+
+    assert torch.equal(draw(1), draw(1))
+    assert not torch.equal(draw(1), draw(2))
+    source = torch.Generator().manual_seed(1)
+    first, second = (fitted_synth.sample(2, generator=source) for _ in range(2))
+    assert torch.equal(first, draw(1))
+    assert not torch.equal(first, second)
+
+
+def test_iter_samples_yields_whole_batches_with_their_seeds(fitted_synth):
+    batches = list(fitted_synth.iter_samples(7, seed=30, batch_size=3, return_normals=True))
+    assert all(isinstance(batch, DefectBatch) for batch in batches)
+    assert [len(batch) for batch in batches] == [3, 3, 1]
+    assert [batch.seeds for batch in batches] == [(30, 31, 32), (33, 34, 35), (36,)]
+    whole = DefectBatch.concat(batches)
+    wanted = everything(fitted_synth, 7, seed=30, batch_size=3)
+    for found, part in zip((whole.images, whole.masks, whole.normals), wanted, strict=True):
+        assert torch.equal(found, part)
+    without = next(iter(fitted_synth.iter_samples(1, seed=0)))
+    assert without.masks is not None
+    assert without.normals is None
+
+
+def test_iter_samples_draws_only_what_is_asked_for(fitted_synth):
+    million = fitted_synth.iter_samples(10**6, seed=0, batch_size=2)
+    assert next(million).seeds == (0, 1)
+    assert next(million).seeds == (2, 3)
+
+
+def test_nothing_is_a_number_too(fitted_synth):
+    images, masks, normals = everything(fitted_synth, 0)
+    assert images.shape == normals.shape == (0, 3, 32, 32)
+    assert masks.shape == (0, 1, 32, 32)
+    assert (images.dtype, masks.dtype, normals.dtype) == (torch.float32, torch.bool, torch.float32)
+    assert fitted_synth.sample(0).shape == (0, 3, 32, 32)
+    assert list(fitted_synth.iter_samples(0)) == []
+
+
+def test_truncation_pulls_to_the_mean(fitted_synth):
+    none, half, full = (
+        fitted_synth.sample(6, seed=0, truncation_psi=psi, return_normals=True)[1]
+        for psi in (0.0, 0.5, 1.0)
+    )
+    assert 0 < (half - none).abs().mean() < (full - none).abs().mean()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ({"n": -1}, "n"), ({"n": 2.0}, "n"), ({"n": True}, "n"), ({"n": "3"}, "n"),
+        ({"n": 1, "truncation_psi": 2.5}, "truncation_psi"),
+        ({"n": 1, "truncation_psi": None}, "truncation_psi"),
+        ({"n": 1, "batch_size": 0}, "batch_size"), ({"n": 1, "batch_size": 1.5}, "batch_size"),
+        ({"n": 1, "seed": -1}, "seed"), ({"n": 1, "seed": 0.5}, "seed"),
+        ({"n": 1, "seed": 2**63}, "seed"),
+        ({"n": 1, "seed": 0, "generator": torch.Generator()}, "seed, generator"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_wrong_sampling_arguments_are_refused_in_one_sentence(fitted_synth, arguments, name):
+    for method in (fitted_synth.sample, fitted_synth.iter_samples):  # both at the call
+        with pytest.raises(ConfigError, match=f"^{name}:") as error:
+            method(**arguments)
+        assert one_sentence(error)
+
+
+# -- gates ---
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """All forward passes of branches since the test began, with the gates they opened."""
+    seen = []
+    start = DefectBranch.start
+
+    def watch(self, *args):
+        seen.append(start(self, *args))
+        return seen[-1]
+
+    monkeypatch.setattr(DefectBranch, "start", watch)
+    return seen
+
+
+def test_gates_of_the_default_preset_lie_in_the_final_mask(fitted_synth, passes):
+    masks = fitted_synth.sample(16, return_masks=True, seed=0)[1]
+    (hook,) = passes
+    assert torch.equal(hook.mask, masks)
+    assert list(hook.gates) == [8, 16, 32]
+    for resolution, gate in hook.gates.items():
+        large = torch.nn.functional.interpolate(gate.float(), 32) > 0
+        assert gate.any(), resolution
+        assert not (large & ~masks).any(), resolution
+
+
+# -- the backbone stays what it is ---
+
+
+def test_fit_changes_no_byte_of_the_backbone(fitted_backbone, defects, tiny):
+    backbone = copy.deepcopy(fitted_backbone)
+    before, digest = copy.deepcopy(backbone.tensors()), backbone.digest()
+    assert any(name.endswith("w_avg") for name in before)
+    synth = DefectSynthesizer(backbone, **{**SHORT, "kimg": 0.032})
+    synth.fit(*defects(4)).sample(3)
+    assert synth.backbone_ is backbone
+    assert backbone.digest() == digest
+    after = backbone.tensors()
+    assert list(after) == list(before)
+    for name in before:
+        assert after[name].numpy().tobytes() == before[name].numpy().tobytes(), name
+    assert not any(p.requires_grad for p in backbone.parameters())
+    assert not any(m.training for m in backbone.modules())
+    assert all(p.grad is None for p in backbone.parameters())
+
+
+def test_published_preset_leaves_the_backbone_alone_too(fitted_backbone, defects, tiny):
+    digest = fitted_backbone.digest()
+    synth = DefectSynthesizer(fitted_backbone, preset="dfmgan", **{**SHORT, "kimg": 0.02})
+    synth.fit(*defects(4))
+    assert fitted_backbone.digest() == digest
+    assert synth.config_["defect"]["gate"] == "hard"
+    assert {"loss/mode_seeking", "path/length", "r1/D", "r1/D_match"} <= set().union(
+        *synth.history_
+    )
+
+
+# -- side effects ---
+
+
+def test_global_random_numbers_are_neither_used_nor_moved(fitted_backbone, defects, tiny):
+    def states():
+        return torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
+
+    results = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        before = states()
+        synth = DefectSynthesizer(fitted_backbone, **SHORT).fit(*defects(4))
+        results.append(everything(synth, 3, seed=0))
+        synth.sample(2)
+        after = states()
+        assert torch.equal(before[0], after[0])
+        assert np.array_equal(before[1], after[1])
+        assert before[2] == after[2]
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_nothing_is_written_without_run_dir(fitted_backbone, defects, tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
+    DefectSynthesizer(fitted_backbone, **SHORT).fit(*defects(4)).sample(2)
+    assert list(tmp_path.rglob("*")) == []
+
+
+def test_run_dir_holds_history_sheets_and_resume_file(fitted_backbone, defects, tiny, tmp_path):
+    numbers = {**SHORT, "kimg": 0.04, "run_dir": tmp_path / "run"}
+    synth = DefectSynthesizer(fitted_backbone, **numbers).fit(*defects(4))
+    found = {p.name for p in (tmp_path / "run").iterdir() if p.is_file()}
+    sheets = {name for name in found if name.startswith("sheet_")}
+    assert found - sheets == {"history.jsonl", "resume.pt"}
+    assert sheets
+    for name in sheets:
+        with Image.open(tmp_path / "run" / name) as sheet:
+            assert min(sheet.size) > 96
+    lines = (tmp_path / "run" / "history.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == synth.history_
+
+
+# -- resuming ---
+
+
+@pytest.fixture
+def finished(fitted_backbone, defects, tiny, tmp_path):
+    """Numbers of a finished run, with its folder."""
+    numbers = {**SHORT, "run_dir": tmp_path / "run"}
+    DefectSynthesizer(fitted_backbone, **numbers).fit(*defects(4))
+    return numbers
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"kimg": 0.012}, "kimg"), ({"batch_size": 2}, "batch_size"), ({"seed": 1}, "seed")],
+    ids=str,
+)
+def test_resume_with_other_numbers_is_refused(finished, fitted_backbone, defects, change, said):
+    other = DefectSynthesizer(fitted_backbone, **{**finished, **change})
+    with pytest.raises(WeightsError, match=f"resume: .*{said}.*another run_dir"):
+        other.fit(*defects(4), resume=True)
+    with pytest.raises(NotFittedError):  # and nothing half-made is left behind
+        other.sample(1)
+
+
+def test_resume_with_other_pairs_is_refused(finished, fitted_backbone, defects):
+    images, masks = defects(4)
+    for other in (defects(4, seed=9), (images, masks.roll(1, dims=3))):
+        with pytest.raises(WeightsError, match="resume: the same data"):
+            DefectSynthesizer(fitted_backbone, **finished).fit(*other, resume=True)
+
+
+def test_resume_on_another_backbone_is_refused(finished, fitted_backbone, defects):
+    other = copy.deepcopy(fitted_backbone)
+    other.generator.mapping.w_avg += 1
+    with pytest.raises(WeightsError, match="resume: the same backbone"):
+        DefectSynthesizer(other, **finished).fit(*defects(4), resume=True)
+
+
+def test_resume_of_a_run_of_the_other_kind_is_refused(finished, product):
+    with pytest.raises(WeightsError, match="give each object its own run_dir"):
+        Backbone(32, **finished).fit(product(6), resume=True)
+
+
+def test_resume_needs_a_run_dir(fitted_backbone, defects):
+    with pytest.raises(ConfigError, match="resume: needs the run_dir"):
+        DefectSynthesizer(fitted_backbone, **SHORT).fit(*defects(4), resume=True)
+
+
+@pytest.mark.parametrize("warm_start", [False, True])
+def test_interrupted_fit_goes_on_in_the_same_object(
+    fitted_backbone, defects, tiny, tmp_path, monkeypatch, warm_start
+):
+    from defectgen.training.callbacks import RunFolder
+
+    numbers = {**SHORT, "kimg": 0.032, "warm_start": warm_start}
+    whole = DefectSynthesizer(fitted_backbone, **numbers).fit(*defects(4))
+
+    def stop(self, state):
+        if state.iteration == 5:
+            raise KeyboardInterrupt
+
+    synth = DefectSynthesizer(fitted_backbone, run_dir=tmp_path / "run", **numbers)
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "on_iteration", stop)
+        with pytest.raises(KeyboardInterrupt):
+            synth.fit(*defects(4))
+    assert synth.sample(1, seed=0).isfinite().all()  # what was learned so far can be used
+    assert synth.config_["trained_kimg"] == pytest.approx(0.02)
+    synth.fit(*defects(4), resume=True)
+    assert equal_states(synth.branch_, whole.branch_)
+    assert synth.config_ == whole.config_
+
+
+# -- the published preset ---
+
+
+def test_preset_resolves_the_published_numbers_and_widths():
+    from defectgen.config import backbone_config, defect_config, defect_training
+    from defectgen.training.defect_start import new_matching
+
+    shape = backbone_config(256, 3, "dfmgan")
+    train = defect_training(
+        shape, preset="dfmgan", kimg=None, batch_size=None, seed=0, warm=True
+    ).to_dict()
+    wanted = {
+        "kimg": 400.0, "warm_kimg": 0.0, "batch_size": 32, "r1_gamma": 0.4096, "r1_interval": 16,
+        "path_interval": 4, "path_weight": 2.0, "ema_kimg": 10.0, "ema_rampup": None,
+        "ada_kimg": 100.0, "ada_cap": None, "match_weight": 1.0, "match_augment": False,
+        "mode_seeking_weight": 0.1, "anchor_weight": 0.0,
+    }  # fmt: skip
+    assert {k: train[k] for k in wanted} == pytest.approx(wanted)
+    assert train["mode_seeking_epsilon"] > 0  # the method, not its bugs
+    defect = defect_config(shape, "dfmgan")
+    assert (defect.first_resolution, defect.gate, defect.mask_steepness) == (64, "hard", 10.0)
+    branch, matching = DefectBranch(shape, defect), new_matching(shape, defect)
+    counts = [sum(p.numel() for p in network.parameters()) for network in (branch, matching)]
+    assert counts == [3_669_703, 1_502_113]
