@@ -86,7 +86,7 @@ def test_a_self_contained_folder_may_move(fitted_synth, tmp_path):
 
 def test_its_backbone_can_be_read_on_its_own(fitted_synth, tmp_path):
     fitted_synth.save_pretrained(tmp_path / "s")
-    alone = Backbone.from_pretrained(tmp_path / "s" / "backbone")
+    alone = Backbone.from_pretrained(tmp_path / "s" / "backbone", device="cpu")
     assert alone.digest() == fitted_synth.backbone_.digest()
 
 
@@ -212,7 +212,7 @@ def test_the_other_kind_of_folder_is_refused_with_its_reader(fitted_synth, home,
     with pytest.raises(WeightsError, match=r"Backbone\.from_pretrained"):
         load(home)
     with pytest.raises(WeightsError, match=r"DefectSynthesizer\.from_pretrained"):
-        Backbone.from_pretrained(tmp_path / "s")
+        Backbone.from_pretrained(tmp_path / "s", device="cpu")
 
 
 def test_a_foreign_folder_is_never_replaced(fitted_synth, tmp_path):

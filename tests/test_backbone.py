@@ -159,7 +159,12 @@ def test_numbers_of_numpy_serve_as_numbers(numbers, product, tiny, tmp_path):
     given = {"resolution": 32, **SHORT, "run_dir": tmp_path / "run", **numbers}
     backbone = Backbone(**given).fit(product(4))
     backbone.save_pretrained(tmp_path / "saved")
-    assert Backbone.from_pretrained(tmp_path / "saved").sample(1, seed=0).shape == (1, 3, 32, 32)
+    assert Backbone.from_pretrained(tmp_path / "saved", device="cpu").sample(1, seed=0).shape == (
+        1,
+        3,
+        32,
+        32,
+    )
 
 
 def test_unusable_images_leave_an_earlier_fit_alone(fitted_backbone, product):
@@ -218,7 +223,7 @@ def test_grey_from_end_to_end(product, tiny, tmp_path):
     grey = Backbone(32, channels=1, **SHORT).fit(product(6, channels=1))
     assert grey.sample(2, seed=0).shape == (2, 1, 32, 32)
     grey.save_pretrained(tmp_path / "grey")
-    back = Backbone.from_pretrained(tmp_path / "grey")
+    back = Backbone.from_pretrained(tmp_path / "grey", device="cpu")
     assert back.channels == 1
     assert torch.equal(back.sample(2, seed=0), grey.sample(2, seed=0))
 
@@ -285,7 +290,7 @@ def test_latents_and_noise_of_a_seed_do_not_depend_on_the_batch(rows):
 
 def test_round_trip_is_bit_exact(fitted_backbone, tmp_path):
     fitted_backbone.save_pretrained(tmp_path / "b")
-    back = Backbone.from_pretrained(tmp_path / "b")
+    back = Backbone.from_pretrained(tmp_path / "b", device="cpu")
     assert equal_weights(back, fitted_backbone)
     assert back.digest() == fitted_backbone.digest()
     assert back.config_ == fitted_backbone.config_
@@ -313,7 +318,7 @@ def test_loaded_backbone_can_be_fitted_again(fitted_backbone, product, tiny, tmp
 
 def test_the_wrong_folder_is_refused(tmp_path):
     with pytest.raises(WeightsError):
-        Backbone.from_pretrained(tmp_path / "nothing")
+        Backbone.from_pretrained(tmp_path / "nothing", device="cpu")
 
 
 # -- frozen ---
@@ -321,7 +326,7 @@ def test_the_wrong_folder_is_refused(tmp_path):
 
 def test_frozen_stays_frozen(fitted_backbone, tmp_path):
     fitted_backbone.save_pretrained(tmp_path / "b")
-    for backbone in (fitted_backbone, Backbone.from_pretrained(tmp_path / "b")):
+    for backbone in (fitted_backbone, Backbone.from_pretrained(tmp_path / "b", device="cpu")):
         for mode in (True, False):
             assert backbone.train(mode) is backbone
             assert not any(module.training for module in backbone.modules())
