@@ -17,7 +17,7 @@ from defectgen.files import safe_join
 from defectgen.networks.defect import DefectBranch
 from defectgen.training.backbone_task import new_discriminator
 from defectgen.training.defect_start import new_matching
-from defectgen.weights import load_folder, load_strict, save_folder, unclaimed
+from defectgen.weights import entries_of, load_folder, load_strict, save_folder, unclaimed
 
 if TYPE_CHECKING:
     from defectgen.synthesizer import DefectSynthesizer
@@ -104,17 +104,20 @@ def load_synthesizer(
 ) -> DefectSynthesizer:
     """See :meth:`defectgen.DefectSynthesizer.from_pretrained`."""
     config, tensors = load_folder(folder, "synthesizer")
-    backbone = _load_backbone(Path(folder), config["backbone"], device)
-    shape = backbone.fitted().config
-    defect = DefectConfig.from_dict(config["config"]["defect"])
-    synth = cls(backbone, preset=config["preset"], device=device)
+    with entries_of(folder):
+        backbone = _load_backbone(Path(folder), config["backbone"], device)
+        shape = backbone.fitted().config
+        defect = DefectConfig.from_dict(config["config"]["defect"])
+        synth = cls(backbone, preset=config["preset"], device=device)
+        networks = config["networks"]
+        synth.config_ = config["config"]
     synth.branch_ = DefectBranch(shape, defect)
     synth.matching_ = new_matching(shape, defect)
     synth.discriminator_ = None
-    unclaimed(tensors, ("codes", *config["networks"]))
+    unclaimed(tensors, ("codes", *networks))
     load_strict(synth.branch_, tensors, "branch", str(folder))
     load_strict(synth.matching_, tensors, "matching", str(folder))
-    if "discriminator" in config["networks"]:
+    if "discriminator" in networks:
         synth.discriminator_ = new_discriminator(shape)
         load_strict(synth.discriminator_, tensors, "discriminator", str(folder))
     synth.codes_ = {
@@ -123,7 +126,6 @@ def load_synthesizer(
         if name.startswith("codes.")
     }
     synth.backbone_ = backbone
-    synth.config_ = config["config"]
     synth.history_ = []
     where = next(backbone.parameters()).device
     for module in (synth.branch_, synth.matching_, synth.discriminator_):

@@ -36,7 +36,14 @@ from defectgen.networks.synthesis import Generator
 from defectgen.rng import sample_seeds
 from defectgen.sampling import draw_good
 from defectgen.training.backbone_task import BackboneTask
-from defectgen.weights import load_folder, load_strict, save_folder, tensor_digest, unclaimed
+from defectgen.weights import (
+    entries_of,
+    load_folder,
+    load_strict,
+    save_folder,
+    tensor_digest,
+    unclaimed,
+)
 
 
 class Backbone(Parameters, nn.Module):
@@ -252,10 +259,12 @@ class Backbone(Parameters, nn.Module):
             WeightsError: if the folder is missing, damaged, of another kind or version.
         """
         config, tensors = load_folder(folder, "backbone")
-        shape = BackboneConfig.from_dict(config["config"]["backbone"])
-        backbone = cls(shape.resolution, channels=shape.channels, device=device)
-        backbone.preset = config["preset"]
-        backbone.config_ = config["config"]
+        with entries_of(folder):
+            shape = BackboneConfig.from_dict(config["config"]["backbone"])
+            AugmentPolicy.from_dict(config["config"]["augment"]["policy"])
+            backbone = cls(shape.resolution, channels=shape.channels, device=device)
+            backbone.preset = config["preset"]
+            backbone.config_ = config["config"]
         backbone.history_ = []
         unclaimed(tensors, ("generator", "discriminator"))
         network, judge = new_networks(shape, 0)

@@ -34,7 +34,7 @@ _E = TypeVar("_E", bound="Parameters")
 
 #: Records of the history per run, at least; a tick is never shorter than one batch.
 TICKS = 100
-RESUME_NAME = "resume.pt"
+RESUME_NAME, PREVIOUS_NAME = "resume.pt", "resume.previous.pt"
 
 
 class Parameters:
@@ -135,6 +135,9 @@ class Run:
         if resumed is not None:
             self._check_identity(resumed)
             state.load_state_dict(resumed["state"])
+        elif self.run_dir is not None and (self.run_dir / RESUME_NAME).exists():
+            # A run that was not resumed is put aside, not lost.
+            os.replace(self.run_dir / RESUME_NAME, self.run_dir / PREVIOUS_NAME)
         callbacks: list[Callback] = [
             Progress(state.config.kimg, self.title, self.verbose),
             MaskMonitor(),

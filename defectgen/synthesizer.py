@@ -131,8 +131,8 @@ class DefectSynthesizer(Parameters):
             },
             "continued_from_kimg": earlier,
         }
+        digest = backbone.digest()
         try:
-            digest = backbone.digest()
             run_task(task, pairs, policy, digest, run_dir, resumed, self.verbose, earlier)
         except (TrainingError, KeyboardInterrupt):
             self._take_over(task, backbone, decided)
@@ -260,6 +260,10 @@ class DefectSynthesizer(Parameters):
                 "got neither; call one of them."
             )
         return self.backbone_.fitted(), self.branch_
+
+    def __sklearn_clone__(self) -> DefectSynthesizer:
+        """A clone learns another defect on the same backbone, not on an unfitted copy of it."""
+        return DefectSynthesizer(**self.get_params())
 
     def __sklearn_is_fitted__(self) -> bool:
         """Whether ``sample`` would work."""

@@ -481,3 +481,21 @@ def test_preset_trains(product, tiny):
     assert backbone.config_["data"]["shown"] == 6
     assert backbone.sample(1, seed=0).isfinite().all()
     assert {"r1/D", "path/length"} <= set().union(*backbone.history_)
+
+
+def test_a_run_that_is_not_resumed_is_put_aside(tmp_path, product, tiny):
+    first = Backbone(32, augment="safe", run_dir=tmp_path, **SHORT)
+    first.fit(product(8))
+    before = (tmp_path / "resume.pt").read_bytes()
+    first.fit(product(8))
+    assert (tmp_path / "resume.previous.pt").read_bytes() == before
+
+
+def test_a_config_without_its_entries_is_refused_in_one_sentence(tmp_path, fitted_backbone):
+    fitted_backbone.save_pretrained(tmp_path / "b")
+    path = tmp_path / "b" / "config.json"
+    content = json.loads(path.read_text())
+    del content["config"]["augment"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(WeightsError, match="^folder: every entry of config.json.*augment"):
+        Backbone.from_pretrained(tmp_path / "b")

@@ -80,6 +80,13 @@ def test_set_params_returns_self_and_refuses_unknown_names(fitted_backbone):
     assert one_sentence(error)
 
 
+def test_a_clone_shares_the_fitted_backbone(fitted_backbone):
+    # What sklearn.base.clone calls; copying the backbone by its parameters would unfit it.
+    twin = DefectSynthesizer(fitted_backbone, seed=3).__sklearn_clone__()
+    assert twin.backbone is fitted_backbone
+    assert twin.seed == 3
+
+
 def test_sklearn_clone_gives_an_unfitted_twin(backbone_folder, defects, tiny):
     clone = pytest.importorskip("sklearn.base").clone
     synth = DefectSynthesizer(backbone_folder, **SHORT).fit(*defects(4))

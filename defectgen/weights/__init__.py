@@ -3,6 +3,7 @@
 from defectgen.weights.folder import (
     FORMAT_VERSION,
     MIGRATIONS,
+    entries_of,
     load_folder,
     read_config,
     save_folder,
@@ -14,6 +15,7 @@ from defectgen.weights.values import tensor_digest
 __all__ = [
     "FORMAT_VERSION",
     "MIGRATIONS",
+    "entries_of",
     "load_folder",
     "load_resume",
     "load_strict",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -140,6 +141,22 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
     config = _read_config(root)
     _check_origin(root, config, str(config.get("kind")))
     return config
+
+
+@contextmanager
+def entries_of(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn what a config.json without its entries would raise into one sentence.
+
+    Raises:
+        WeightsError: instead of KeyError, TypeError, AttributeError or ConfigError.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, ConfigError) as error:
+        raise WeightsError(
+            f"folder: every entry of config.json as it was written; got {str(folder)!r} with "
+            f"{type(error).__name__}: {error}; save or download it again."
+        ) from error
 
 
 def _migrated(
