@@ -127,6 +127,7 @@ class TrainConfig(_Record):
     anchor_weight: float = 0.0  # reconstruction term kept in the adversarial part
     match_weight: float = 1.0
     match_augment: bool = False  # paired geometric augmentation in front of D_match
+    composite_reals: bool = False  # real defects on rendered backgrounds for the discriminators
     mode_seeking_weight: float = 0.1
     mode_seeking_epsilon: float = 1e-3
     mask_bias: bool = True  # start the mask logits at the mean real area
@@ -250,7 +251,7 @@ def defect_training(
     Args:
         config: network shape of the backbone.
         preset: None or "dfmgan".
-        kimg: None takes 400 in the preset, else 40 below 128 px and 200 from there up.
+        kimg: None takes 400 in the preset, else 27 below 128 px and 200 from there up.
         batch_size: None takes 32 in the preset, else 16.
         seed: of the run.
         warm: begin with the reconstruction phase (not when an earlier fit is continued).
@@ -270,11 +271,11 @@ def defect_training(
             ada_cap=None,
         )
     batch = 16 if batch_size is None else batch_size
-    default = 40.0 if config.resolution < 128 else 200.0
+    default = 27.0 if config.resolution < 128 else 200.0
     total = default if kimg is None else kimg
     return TrainConfig(
         kimg=total,
-        warm_kimg=0.5 * total if warm else 0.0,
+        warm_kimg=round(total * 2 / 3, 3) if warm else 0.0,
         batch_size=batch,
         seed=seed,
         r1_gamma=_published_gamma(config.resolution, batch),
@@ -286,4 +287,5 @@ def defect_training(
         ada_kimg=100.0,
         anchor_weight=5.0,
         match_augment=True,
+        composite_reals=True,
     )

@@ -107,6 +107,17 @@ class GeneratorNoise:
         return planes
 
 
+class FirstRows:
+    """The first rows of the planes that another source draws for a larger batch."""
+
+    def __init__(self, source: GeneratorNoise, batch: int, rows: int) -> None:
+        self.source, self.batch, self.rows = source, batch, rows
+
+    def __call__(self, layer: str, batch: int, resolution: int) -> Tensor:
+        """Return (rows, 1, r, r) of the planes for the larger batch."""
+        return self.source(layer, self.batch, resolution)[: self.rows]
+
+
 def no_noise(layer: str, batch: int, resolution: int) -> None:
     """Noise source of the "none" mode."""
     return None

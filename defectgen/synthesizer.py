@@ -40,7 +40,7 @@ class DefectSynthesizer(Parameters):
     Args:
         backbone: a fitted :class:`~defectgen.Backbone`, or the folder of one.
         preset: None for this library's recipe; "dfmgan" for the published one.
-        kimg: budget, thousands of training images shown. None: 40 below 128 px, 200 above; the
+        kimg: budget, thousands of training images shown. None: 27 below 128 px, 200 above; the
             preset 400.
         batch_size: None: 16; the preset 32.
         warm_start: continue from the branch of the last ``fit`` (or ``from_pretrained``) instead
@@ -192,7 +192,7 @@ class DefectSynthesizer(Parameters):
             return_masks: also return the masks.
             return_normals: also return the same parts without defect.
             seed: sample i depends on seed + i only; None draws a fresh one.
-            generator: take the seed from this torch generator instead.
+            generator: draw the seed from it instead.
             truncation_psi: 1 for the full variety, 0 for the mean part and mean defect.
             batch_size: samples per forward pass; memory only, results stay within 1e-4.
 
@@ -262,7 +262,7 @@ class DefectSynthesizer(Parameters):
         return self.backbone_.fitted(), self.branch_
 
     def __sklearn_clone__(self) -> DefectSynthesizer:
-        """A clone learns another defect on the same backbone, not on an unfitted copy of it."""
+        """A clone shares the backbone: copied by its parameters, that would be an unfitted one."""
         return DefectSynthesizer(**self.get_params())
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -278,8 +278,7 @@ class DefectSynthesizer(Parameters):
 
         Args:
             folder: created, or replaced if it holds weights of ours.
-            include_backbone: None includes it unless it came from a folder that still has the
-                same digest.
+            include_backbone: None: unless it came from a folder with still the same digest.
 
         Raises:
             NotFittedError: before ``fit``.
@@ -293,11 +292,7 @@ class DefectSynthesizer(Parameters):
     def from_pretrained(
         cls, folder: str | os.PathLike[str], *, device: str | torch.device | None = None
     ) -> DefectSynthesizer:
-        """Read a folder that ``save_pretrained`` has written.
-
-        Raises:
-            WeightsError: if it, or the backbone it names, is missing, damaged or has changed.
-        """
+        """Read a saved folder; WeightsError if it or its backbone is damaged or has changed."""
         from defectgen.adapter import load_synthesizer
 
         return load_synthesizer(cls, folder, device)

@@ -261,31 +261,39 @@ def test_pyramid_ignores_what_has_no_weight(normal):
 
 def bce_by_hand(logits, masks, k):
     p = 1 / (1 + np.exp(-k * logits))
-    return 0.5 * -np.log(p[masks]).mean() + 0.5 * -np.log(1 - p[~masks]).mean()
+    heavy = np.sqrt((~masks).sum() / masks.sum())
+    weight = np.where(masks, heavy, 1.0)
+    return (-weight * np.where(masks, np.log(p), np.log(1 - p))).sum() / weight.sum()
 
 
 @pytest.mark.parametrize("steepness", [1.0, 10.0])
-def test_mask_bce_gives_both_classes_half(normal, steepness):
+def test_mask_bce_weighs_defect_pixels_by_the_root_of_their_rarity(normal, steepness):
     logits, masks = 0.3 * normal(2, 1, 8, 8), normal(2, 1, 8, 8) > 1
     got = float(losses.balanced_mask_bce(logits, masks, steepness))
     assert got == pytest.approx(bce_by_hand(logits.numpy(), masks.numpy(), steepness))
 
 
-def test_mask_bce_does_not_depend_on_the_area_of_the_defect():
-    values = torch.tensor([0.3, -0.2])
-
-    def loss(inside, outside):
-        logits = torch.cat([values[:1].expand(inside), values[1:].expand(outside)])
-        masks = torch.arange(inside + outside) < inside
-        shape = (1, 1, 1, inside + outside)
-        return float(losses.balanced_mask_bce(logits.reshape(shape), masks.reshape(shape), 2.0))
-
-    assert loss(1, 1) == pytest.approx(loss(1, 99)) == pytest.approx(loss(50, 3))
+def test_mask_bce_draws_uncertain_parts_between_all_and_none():
+    # A pixel that is defect in every tenth picture only: the plain loss leaves it out (p = 0.1),
+    # one with equal weight for both classes puts it in for certain where defects are rarer still.
+    masks = torch.zeros(10, 1, 10, 10, dtype=torch.bool)
+    masks[:, :, 0, 0] = True
+    masks[0, :, 5, 5] = True
+    logits = torch.full((10, 1, 10, 10), -9.0)
+    logits[:, :, 0, 0] = 9.0
+    logits[:, :, 5, 5] = 0.0
+    loss = losses.balanced_mask_bce(logits, masks, 1.0)
+    moved = logits.clone()
+    moved[:, :, 5, 5] = 0.1
+    share = masks.float().mean()
+    heavy = float(((1 - share) / share).sqrt())
+    assert heavy * 0.1 > 0.9  # so weighted, the pixel is worth drawing
+    assert losses.balanced_mask_bce(moved, masks, 1.0) < loss
 
 
 @pytest.mark.parametrize("value", [True, False])
 def test_mask_bce_of_one_class_only_is_finite(value):
     logits = torch.zeros(1, 1, 4, 4, requires_grad=True)
     loss = losses.balanced_mask_bce(logits, torch.full((1, 1, 4, 4), value), 2.0)
-    assert float(loss.detach()) == pytest.approx(0.5 * math.log(2))
+    assert float(loss.detach()) == pytest.approx(math.log(2))
     assert torch.isfinite(grad(loss, logits)[0]).all()

@@ -7,6 +7,7 @@ not touched, and it is no part of the state.
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -18,8 +19,8 @@ from defectgen.networks.defect import DefectBranch, DefectPass
 from defectgen.networks.discriminator import Discriminator
 from defectgen.networks.mapping import mix_styles
 from defectgen.networks.synthesis import Generator
-from defectgen.rng import GeneratorNoise, Noise, generator
-from defectgen.training.adversarial import Codes, Critic, draw, fit_mapping
+from defectgen.rng import FirstRows, GeneratorNoise, Noise, generator
+from defectgen.training.adversarial import Codes, Critic, draw, fit_mapping, mean_area
 from defectgen.training.defect_start import defect_codes, object_codes
 from defectgen.training.phases import Batch, Phase, lazy_adam, warm_adam
 from defectgen.training.state import TrainState
@@ -146,8 +147,6 @@ class DefectTask:
             self.defects.table.copy_(codes["defects"])
             self.objects.table.copy_(codes["objects"])
 
-    # -- renders -----------------------------------------------------------------------------------
-
     def _objects(self, count: int) -> Tensor:
         """Object latents with style mixing, (count, L, W); the running mean is not touched."""
         source, mapping = self.state.generator, self.backbone.mapping
@@ -225,7 +224,7 @@ class DefectTask:
             "loss/G": image_loss,
             "loss/G_match": match_loss,
             "area/fake": hook.mask.float().mean(),
-            "area/real": batch_area(batch),
+            "area/real": mean_area(batch),
         }
         if c.mode_seeking_weight and count > 1:
             seeking = self._mode_seeking(objects, defects, noise, mask)
@@ -242,7 +241,7 @@ class DefectTask:
     ) -> Tensor:
         """Objects of half a with the defects of half b, and the noise that half a had before."""
         half = len(objects) // 2
-        planes = _FirstHalf(noise, len(objects), half)
+        planes = FirstRows(noise, len(objects), half)
         _, other = self._render(objects[:half], defects[half : 2 * half], planes)
         return losses.mode_seeking(
             defects[:half],
@@ -252,23 +251,40 @@ class DefectTask:
             self.config.mode_seeking_epsilon,
         )
 
+    def _seen(self, batch: Batch) -> Batch:
+        """What the discriminators take for real.
+
+        With ``composite_reals`` the real defect lies on the render of its own background: the
+        backbone is frozen, so all that a discriminator could hold against the background is a
+        force on the branch that the branch can only spend inside the mask, on wrong colors.
+        """
+        if not self.config.composite_reals:
+            return batch
+        assert batch.masks is not None
+        with torch.no_grad():
+            ws = self.backbone.broadcast(self.objects.table[batch.index])
+            background = self.backbone.synthesis(ws, self._noise())
+            images = torch.where(batch.masks, batch.images, background)
+        return replace(batch, images=images)
+
     def _discriminator(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         count = len(batch.images)
         with torch.no_grad():
             fake, _ = self._render(self._objects(count), self._defects(count), self._noise())
-        return self.critic.main(fake, None, batch, "D")
+        return self.critic.main(fake, None, self._seen(batch), "D")
 
     def _matching(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         count = len(batch.images)
         with torch.no_grad():
             fake, hook = self._render(self._objects(count), self._defects(count), self._noise())
-        return self.match_critic.main(fake, self.soft_mask(hook), batch, "D_match")
+        return self.match_critic.main(fake, self.soft_mask(hook), self._seen(batch), "D_match")
 
     def _r1(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.critic.r1(batch, self.config.r1_gamma, paired=False, name="D")
+        return self.critic.r1(self._seen(batch), self.config.r1_gamma, paired=False, name="D")
 
     def _r1_match(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.match_critic.r1(batch, self.config.r1_gamma, paired=True, name="D_match")
+        seen = self._seen(batch)
+        return self.match_critic.r1(seen, self.config.r1_gamma, paired=True, name="D_match")
 
     def _path_length(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Path length with respect to the object latents, as published."""
@@ -280,19 +296,3 @@ class DefectTask:
         if bool(torch.isfinite(mean)):
             self.state.path_mean = mean
         return self.config.path_weight * penalty, {"path/length": lengths.mean()}
-
-
-class _FirstHalf:
-    """The first rows of planes that were drawn for a larger batch."""
-
-    def __init__(self, noise: GeneratorNoise, batch: int, rows: int) -> None:
-        self.noise, self.batch, self.rows = noise, batch, rows
-
-    def __call__(self, layer: str, batch: int, resolution: int) -> Tensor:
-        return self.noise(layer, self.batch, resolution)[: self.rows]
-
-
-def batch_area(batch: Batch) -> Tensor:
-    """Mean share of defect pixels of a real batch."""
-    assert batch.masks is not None
-    return batch.masks.float().mean()
