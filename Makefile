@@ -18,7 +18,7 @@ demo: $(VENV)/.dev
 
 # `make test ARGS=--runslow` or `ARGS='-k mask'` passes arguments on.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -q $(if $(wildcard $(DATA)),--data $(DATA)) $(ARGS)
+	$(BIN)/python -m pytest -q $(if $(wildcard $(DATA)),--data=$(DATA)) $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

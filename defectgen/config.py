@@ -251,7 +251,7 @@ def defect_training(
     Args:
         config: network shape of the backbone.
         preset: None or "dfmgan".
-        kimg: None takes 400 in the preset, else 27 below 128 px and 200 from there up.
+        kimg: None takes 400 in the preset, else 20 below 128 px and 200 from there up.
         batch_size: None takes 32 in the preset, else 16.
         seed: of the run.
         warm: begin with the reconstruction phase (not when an earlier fit is continued).
@@ -271,11 +271,11 @@ def defect_training(
             ada_cap=None,
         )
     batch = 16 if batch_size is None else batch_size
-    default = 27.0 if config.resolution < 128 else 200.0
+    default = 20.0 if config.resolution < 128 else 200.0
     total = default if kimg is None else kimg
     return TrainConfig(
         kimg=total,
-        warm_kimg=round(total * 2 / 3, 3) if warm else 0.0,
+        warm_kimg=round(0.8 * total, 3) if warm else 0.0,
         batch_size=batch,
         seed=seed,
         r1_gamma=_published_gamma(config.resolution, batch),
@@ -285,7 +285,9 @@ def defect_training(
         # rate keeps what it has learned.
         learning_rate=0.0005,
         ada_kimg=100.0,
-        anchor_weight=5.0,
+        # As large as it takes to hold the colors against two discriminators that know ten images
+        # by heart (docs/lab-notes.md).
+        anchor_weight=50.0,
         match_augment=True,
         composite_reals=True,
     )

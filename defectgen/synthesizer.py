@@ -40,7 +40,7 @@ class DefectSynthesizer(Parameters):
     Args:
         backbone: a fitted :class:`~defectgen.Backbone`, or the folder of one.
         preset: None for this library's recipe; "dfmgan" for the published one.
-        kimg: budget, thousands of training images shown. None: 27 below 128 px, 200 above; the
+        kimg: budget, thousands of training images shown. None: 20 below 128 px, 200 above; the
             preset 400.
         batch_size: None: 16; the preset 32.
         warm_start: continue from the branch of the last ``fit`` (or ``from_pretrained``) instead

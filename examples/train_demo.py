@@ -30,7 +30,7 @@ def main() -> None:
     """Train both, in order."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--backbone-kimg", type=float, default=36.0)
-    parser.add_argument("--defect-kimg", type=float, default=27.0)
+    parser.add_argument("--defect-kimg", type=float, default=20.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=Path("out/train_demo"))
     arguments = parser.parse_args()

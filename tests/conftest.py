@@ -10,7 +10,7 @@ import pytest
 #: Seconds one test may take, where pytest-timeout is installed; without and with ``slow``.
 LIMIT, SLOW_LIMIT = 60, 600
 #: Begins the reason of every test skipped for want of real data; the summary counts these.
-NO_DATA = "needs --data"
+NO_DATA = "needs --data=PATH"
 
 try:
     from hypothesis import settings
@@ -43,7 +43,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     missed = sum(NO_DATA in str(report.longrepr) for report in skipped)
     if missed:
         terminalreporter.write_line(
-            f"{missed} test(s) skipped for want of real data: pass --data PATH", yellow=True
+            f"{missed} test(s) skipped for want of real data: pass --data=PATH", yellow=True
         )
 
 

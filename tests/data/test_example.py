@@ -62,7 +62,7 @@ def test_all_folders_lie_in_the_package(example):
 def test_the_same_pictures_come_out_of_the_data_set(example, data_dir):
     source = data_dir / "hazelnut_toy"
     if not source.is_dir():
-        pytest.skip("needs --data PATH with hazelnut_toy")
+        pytest.skip("needs --data=PATH with hazelnut_toy")
     wanted = load_images(source / "train" / "good", resolution=64, channels=3)
     assert load_images(example.good, resolution=64, channels=3).digest == wanted.digest
     pairs = load_pairs(
