@@ -60,7 +60,7 @@ def data_dir(request: pytest.FixtureRequest) -> Path:
     """Folder given by --data; skips the test where there is none."""
     given = request.config.getoption("--data")
     if given is None:
-        pytest.skip(f"{NO_DATA} PATH")
+        pytest.skip(NO_DATA)
     folder = Path(given)
     if not folder.is_dir():
         pytest.fail(f"--data: an existing folder; got {given!r}; pass the folder of the data sets.")
