@@ -30,7 +30,7 @@ _logger = logging.getLogger("defectgen")
 
 #: Thousands of training images of one demo, about four minutes on two CPU cores: continued, and
 #: from scratch, where four fifths are of the faster reconstruction kind.
-DEMO_KIMG, SCRATCH_KIMG = 3.2, 8.0
+DEMO_KIMG, SCRATCH_KIMG = 4.0, 8.0
 #: Pairs drawn, scored and written.
 DEMO_SAMPLES = 64
 
