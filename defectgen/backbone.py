@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,8 @@ from defectgen.weights import (
     tensor_digest,
     unclaimed,
 )
+
+_logger = logging.getLogger("defectgen")
 
 
 class Backbone(Parameters, nn.Module):
@@ -134,6 +137,7 @@ class Backbone(Parameters, nn.Module):
         data = load_images(good_images, resolution=side, channels=self.channels)
         config = backbone_config(int(data.images.shape[-1]), self.channels, self.preset)
         policy, reason = choose_policy(self.augment, self.preset, data.images)
+        _logger.info("augmentation: %s", reason)
         images = data.images if self.preset else with_symmetries(data.images, policy)
         train = backbone_training(
             config,
