@@ -107,6 +107,9 @@ class Backbone(Parameters, nn.Module):
         self.source_: Path | None = None
         if preset is not None:
             check_preset(preset)
+            check_channels(channels)
+            if resolution is not None:
+                check_resolution(resolution)
             shape = backbone_config(resolution or 256, channels, preset)
             self.generator, self.discriminator = new_networks(shape, seed or 0)
             self.freeze()

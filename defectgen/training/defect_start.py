@@ -72,8 +72,12 @@ def object_codes(
 ) -> Tensor:
     """Codes (n, W) of the backgrounds: of random objects the one most alike outside the mask."""
     w: Tensor = backbone.mapping(draw((START_CANDIDATES, backbone.config.z_dim), source))
-    fakes = [backbone.synthesis(backbone.broadcast(part), no_noise) for part in torch.split(w, 32)]
-    thumbnails = torch.cat([_thumbnail(fake) for fake in fakes])
+    thumbnails = torch.cat(
+        [
+            _thumbnail(backbone.synthesis(backbone.broadcast(part), no_noise))
+            for part in torch.split(w, 32)
+        ]
+    )
     shares = _thumbnail((~masks).float())
     nearest = [
         int(((one - thumbnails).abs() * share).sum(dim=(1, 2, 3)).argmin())

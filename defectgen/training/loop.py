@@ -123,7 +123,10 @@ def _step(state: TrainState, phase: Phase, batch: Batch) -> dict[str, Tensor]:
     present = [g for g in gradients if g is not None]
     if not bool(torch.isfinite(torch.stack(torch._foreach_norm(present)).sum())):
         state.skipped += 1
-        state.skipped_in_row += 1
+        # Counted for one phase: good steps of a discriminator must not excuse a dead generator.
+        again = state.skipped_phase in ("", phase.name)
+        state.skipped_in_row = state.skipped_in_row + 1 if again else 1
+        state.skipped_phase = phase.name
         if state.skipped_in_row >= SKIP_LIMIT:
             raise TrainingError(
                 f"{phase.name}: finite gradients; got {SKIP_LIMIT} steps in a row without at "
@@ -131,7 +134,8 @@ def _step(state: TrainState, phase: Phase, batch: Batch) -> dict[str, Tensor]:
                 "rate or check the data."
             )
         return scalars
-    state.skipped_in_row = 0
+    if state.skipped_phase in ("", phase.name):
+        state.skipped_in_row, state.skipped_phase = 0, ""
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient
     for optimizer in optimizers:

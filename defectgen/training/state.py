@@ -52,6 +52,7 @@ class TrainState:
         self.images = 0
         self.skipped = 0
         self.skipped_in_row = 0
+        self.skipped_phase = ""  # the phase these belong to
         self.history: list[dict[str, float]] = []
 
     @torch.no_grad()

@@ -334,3 +334,35 @@ def test_interrupted_run_ends_like_one_never_interrupted(
     run(state, batches, phases, tick_images=TICK)
     assert interrupted
     assert_same(state.state_dict(), whole.state_dict())
+
+
+def test_good_steps_of_another_phase_do_not_excuse_a_dead_one():
+    # With one count for all phases the discriminator's good steps would reset the generator's.
+    from types import SimpleNamespace
+
+    from defectgen.training import loop
+
+    weight = torch.nn.Parameter(torch.ones(()))
+    state = SimpleNamespace(
+        optimizers={"opt": torch.optim.SGD([weight], lr=0.0)},
+        skipped=0,
+        skipped_in_row=0,
+        skipped_phase="",
+        images=0,
+    )
+
+    def bad(_):
+        return (weight - weight.detach()).sqrt().sum(), {}  # finite, with an infinite slope
+
+    def good(_):
+        return weight * 1.0, {}
+
+    phases = [
+        loop.Phase(name=name, optimizers=("opt",), loss=loss)
+        for name, loss in (("G", bad), ("D", good))
+    ]
+    for one in 9 * phases:
+        loop._step(state, one, None)
+    with pytest.raises(TrainingError, match="^G: finite gradients; got 10 steps in a row"):
+        loop._step(state, phases[0], None)
+    assert state.skipped == 10
