@@ -166,9 +166,7 @@ class Backbone(Parameters, nn.Module):
 
     def _take_over(self, task: BackboneTask, decided: dict[str, Any]) -> None:
         """Set the learned attributes from the state as it is."""
-        average = task.state.averages["generator"]
-        assert isinstance(average, Generator)
-        self.generator, self.discriminator = average, task.judge
+        self.generator, self.discriminator = task.average, task.judge
         self.config_: dict[str, Any] = {**decided, "trained_kimg": task.state.images / 1000}
         self.history_ = task.state.history
         self.source_ = None
@@ -203,12 +201,20 @@ class Backbone(Parameters, nn.Module):
         Raises:
             NotFittedError: before ``fit`` or ``from_pretrained``.
         """
-        if self.generator is None or not hasattr(self, "config_"):
+        return self.networks()[0]
+
+    def networks(self) -> tuple[Generator, Discriminator]:
+        """Return generator and discriminator.
+
+        Raises:
+            NotFittedError: before ``fit`` or ``from_pretrained``.
+        """
+        if self.generator is None or self.discriminator is None or not hasattr(self, "config_"):
             raise NotFittedError(
                 "Backbone: fit(good_images) or from_pretrained(dir) first; got neither; "
                 "call one of them."
             )
-        return self.generator
+        return self.generator, self.discriminator
 
     def __sklearn_is_fitted__(self) -> bool:
         """Whether ``sample`` would work."""

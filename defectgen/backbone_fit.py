@@ -74,9 +74,7 @@ def run_task(
         return Batch(real[index], index)
 
     def draw(path: Path) -> None:
-        average = task.state.averages["generator"]
-        assert isinstance(average, Generator)
-        backbone_sheet(path, average, data)
+        backbone_sheet(path, task.average, data)
 
     Run(
         title="backbone",

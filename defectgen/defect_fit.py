@@ -60,15 +60,14 @@ def build_task(
     learned: Learned | None,
 ) -> DefectTask:
     """Networks, fresh or copied from ``learned``, with their training state."""
-    network = backbone.fitted()
-    assert backbone.discriminator is not None
+    network, judge = backbone.networks()
     device = network.mapping.w_avg.device
     images, masks = pairs.images, pairs.masks
     if preset is None:
         images, masks = with_symmetries(images, policy), with_symmetries(masks, policy)
     if learned is None:
         shape = defect_config(network.config, preset)
-        branch, judges = new_networks(network.config, shape, backbone.discriminator, train.seed)
+        branch, judges = new_networks(network.config, shape, judge, train.seed)
     else:
         branch = copy.deepcopy(learned.branch)
         judges = copy.deepcopy(learned.judge), copy.deepcopy(learned.matching)
@@ -105,9 +104,7 @@ def run_task(
         return Batch(task.images[index], index, task.masks[index])
 
     def draw(path: Path) -> None:
-        branch = task.state.averages["branch"]
-        assert isinstance(branch, DefectBranch)
-        defect_sheet(path, task.backbone, branch, pairs)
+        defect_sheet(path, task.backbone, task.average, pairs)
 
     Run(
         title="defect",

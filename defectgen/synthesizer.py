@@ -142,9 +142,7 @@ class DefectSynthesizer(Parameters):
 
     def _take_over(self, task: DefectTask, backbone: Backbone, decided: dict[str, Any]) -> None:
         """Set the learned attributes from the state as it is."""
-        branch = task.state.averages["branch"]
-        assert isinstance(branch, DefectBranch)
-        self.branch_ = branch.eval()
+        self.branch_ = task.average.eval()
         self.discriminator_: Discriminator | None = task.judge
         self.matching_ = task.matcher
         self.codes_ = task.codes()
@@ -157,13 +155,12 @@ class DefectSynthesizer(Parameters):
         """What an earlier fit left to continue from; without a discriminator the backbone's."""
         if not self.warm_start or not hasattr(self, "branch_"):
             return None
-        if backbone.fitted().config != self.backbone_.fitted().config:
+        if backbone is not self.backbone_ and backbone.digest() != self.backbone_.digest():
             raise ConfigError(
-                "warm_start: a backbone of the shape the branch was trained on; got another; "
+                "warm_start: the backbone whose weights the branch was trained on; got another; "
                 "take that one, or warm_start=False."
             )
-        judge = self.discriminator_ or backbone.discriminator
-        assert judge is not None
+        judge = self.discriminator_ or backbone.networks()[1]
         digest = self.config_["data"]["digest"]
         return Learned(self.branch_, judge, self.matching_, self.codes_, digest)
 

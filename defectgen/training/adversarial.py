@@ -152,11 +152,9 @@ class Critic:
 
 def signed(batch: Batch) -> Tensor:
     """Real masks as -1 and +1, (N, 1, R, R)."""
-    assert batch.masks is not None
-    return batch.masks.to(batch.images.dtype) * 2 - 1
+    return batch.defects.to(batch.images.dtype) * 2 - 1
 
 
 def mean_area(batch: Batch) -> Tensor:
     """Mean share of defect pixels of a real batch."""
-    assert batch.masks is not None
-    return batch.masks.float().mean()
+    return batch.defects.float().mean()

@@ -56,13 +56,13 @@ class BackboneTask:
         source.manual_seed(generator(config.seed, "training").initial_seed())
         dims = self.network.config.w_dim, self.network.config.z_dim
         self.codes = Codes(*principal_codes(images, *dims, source)).to(device)
-        average = copy.deepcopy(self.network)
-        for module in (self.network, self.judge, average, self.codes):
+        self.average = copy.deepcopy(self.network)
+        for module in (self.network, self.judge, self.average, self.codes):
             module.requires_grad_(False)
         self.state = TrainState(
             config,
             {"generator": self.network, "discriminator": self.judge, "codes": self.codes},
-            {"generator": average},
+            {"generator": self.average},
             self._optimizers(),
             AdaptiveProbability(
                 target=config.ada_target, ada_kimg=config.ada_kimg, cap=config.ada_cap

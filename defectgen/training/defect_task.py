@@ -58,8 +58,8 @@ class DefectTask:
         starts, keys = defect_codes(backbone, images, masks, source)
         self.defects = Codes(starts, keys)
         self.objects = Codes(object_codes(backbone, images, masks, source), keys)
-        average = copy.deepcopy(branch)
-        trained = (branch, *judges, average, self.defects, self.objects)
+        self.average = copy.deepcopy(branch)
+        trained = (branch, *judges, self.average, self.defects, self.objects)
         for module in trained:
             module.requires_grad_(False)
         self.state = TrainState(
@@ -71,7 +71,7 @@ class DefectTask:
                 "defect codes": self.defects,
                 "object codes": self.objects,
             },
-            {"branch": average},
+            {"branch": self.average},
             self._optimizers(),
             AdaptiveProbability(
                 target=config.ada_target, ada_kimg=config.ada_kimg, cap=config.ada_cap
@@ -180,9 +180,9 @@ class DefectTask:
     def _anchor(self, index: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Reconstruction of real pairs: own mask imposed as gate, own codes, mask head supervised.
 
-        The first half of the batch stands on its own background's code, the second on a random
-        object, where only the inside of the mask has a target: a defect learned on ten objects has
-        to work on every other.
+        The first half of the batch stands on its own background's code and is compared as a whole;
+        the second stands on a random object, since a defect learned on ten objects has to work on
+        every other. Inside the mask both halves are compared.
         """
         half = (len(index) + 1) // 2
         images, masks = self.images[index], self.masks[index]
@@ -190,8 +190,6 @@ class DefectTask:
         ws = torch.cat([own, self._objects(len(index) - half)]) if half < len(index) else own
         defects = self.branch.broadcast(self.defects(index, self.state.generator))
         fake, hook = self._render(ws, defects, self._noise(), imposed=masks)
-        weight = torch.ones_like(masks, dtype=images.dtype)
-        weight[half:] = masks[half:].to(images.dtype)
         whole = losses.pyramid_l1(fake[:half], images[:half])
         inside = losses.pyramid_l1(fake, images, masks.to(images.dtype))
         mask_loss = losses.balanced_mask_bce(
@@ -260,11 +258,10 @@ class DefectTask:
         """
         if not self.config.composite_reals:
             return batch
-        assert batch.masks is not None
         with torch.no_grad():
             ws = self.backbone.broadcast(self.objects.table[batch.index])
             background = self.backbone.synthesis(ws, self._noise())
-            images = torch.where(batch.masks, batch.images, background)
+            images = torch.where(batch.defects, batch.images, background)
         return replace(batch, images=images)
 
     def _discriminator(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

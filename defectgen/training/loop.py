@@ -113,8 +113,8 @@ def _step(state: TrainState, phase: Phase, batch: Batch) -> dict[str, Tensor]:
         if not bool(torch.isfinite(loss)):
             raise TrainingError(
                 f"{phase.name}: a finite loss; got {float(loss.detach())} at "
-                f"{state.images / 1000:.2f} kimg; the last good state is kept, lower the learning "
-                "rate or check the data."
+                f"{state.images / 1000:.2f} kimg; the last good state is kept, check the data or "
+                "try another seed."
             )
         gradients = torch.autograd.grad(loss * phase.interval, parameters, allow_unused=True)
     finally:
@@ -130,8 +130,8 @@ def _step(state: TrainState, phase: Phase, batch: Batch) -> dict[str, Tensor]:
         if state.skipped_in_row >= SKIP_LIMIT:
             raise TrainingError(
                 f"{phase.name}: finite gradients; got {SKIP_LIMIT} steps in a row without at "
-                f"{state.images / 1000:.2f} kimg; the last good state is kept, lower the learning "
-                "rate or check the data."
+                f"{state.images / 1000:.2f} kimg; the last good state is kept, check the data or "
+                "try another seed."
             )
         return scalars
     if state.skipped_phase in ("", phase.name):

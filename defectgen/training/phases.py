@@ -23,6 +23,17 @@ class Batch:
     index: Tensor
     masks: Tensor | None = None
 
+    @property
+    def defects(self) -> Tensor:
+        """The masks of a batch that has them.
+
+        Raises:
+            TypeError: for a batch of good images.
+        """
+        if self.masks is None:
+            raise TypeError("defects: a batch with masks; got one of good images; pass masks.")
+        return self.masks
+
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
