@@ -96,6 +96,12 @@ def _add_fit(commands: Any) -> None:
         default=None,
         help="save a self-contained folder, or the branch alone (default: what is possible)",
     )
+    parser.add_argument(
+        "--first-resolution",
+        type=int,
+        metavar="PIXELS",
+        help="where the branch begins; larger for smaller defects (default: a quarter)",
+    )
     _add_training(parser, "weights folder to write")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from defectgen.estimator import (
     resolve_device,
     resolve_seed,
 )
+from defectgen.messages import say
 from defectgen.networks.discriminator import Discriminator
 from defectgen.networks.synthesis import Generator
 from defectgen.rng import sample_seeds
@@ -45,8 +45,6 @@ from defectgen.weights import (
     tensor_digest,
     unclaimed,
 )
-
-_logger = logging.getLogger("defectgen")
 
 
 class Backbone(Parameters, nn.Module):
@@ -140,7 +138,7 @@ class Backbone(Parameters, nn.Module):
         data = load_images(good_images, resolution=side, channels=self.channels)
         config = backbone_config(int(data.images.shape[-1]), self.channels, self.preset)
         policy, reason = choose_policy(self.augment, self.preset, data.images)
-        _logger.info("augmentation: %s", reason)
+        say(f"augmentation: {reason}", self.verbose)
         images = data.images if self.preset else with_symmetries(data.images, policy)
         train = backbone_training(
             config,

@@ -114,6 +114,19 @@ class DefectBatch:
             seeds=tuple(seed for batch in batches for seed in batch.seeds),
         )
 
+    def triplets(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return images, masks and normals of a batch that has all three.
+
+        Raises:
+            ConfigError: it has no masks or no normals.
+        """
+        if self.masks is None or self.normals is None:
+            raise ConfigError(
+                "batch: must have masks and normals; got one without; "
+                "draw it with return_normals=True"
+            )
+        return self.images, self.masks, self.normals
+
     def numpy(self) -> dict[str, NDArray[np.uint8]]:
         """Return the pictures as 8-bit arrays, ready for any image library.
 

@@ -144,6 +144,7 @@ def _fit(arguments: argparse.Namespace) -> None:
     synth.set_params(
         kimg=arguments.kimg,
         batch_size=arguments.batch_size,
+        first_resolution=arguments.first_resolution,
         run_dir=run_folder(arguments),
         seed=arguments.seed,
         device=arguments.device,
@@ -176,13 +177,17 @@ def _starting_point(arguments: argparse.Namespace) -> DefectSynthesizer:
 def _check_run(arguments: argparse.Namespace) -> None:
     """Find out before hours of training what would spoil its result."""
     out, run_dir = Path(arguments.out), run_folder(arguments)
-    config = (out / "config.json").is_file()
-    if out.exists() and not config and (not out.is_dir() or any(out.iterdir())):
+    config, resume = out / "config.json", run_dir / "resume.pt"
+    saved = config.is_file()
+    if out.exists() and not saved and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(
             f"--out: a new or empty folder, or one with weights to replace; got {out}; choose "
             "another name"
         )
-    if not arguments.resume and not config and (run_dir / "resume.pt").is_file():
+    if arguments.resume or not resume.is_file():
+        return
+    # Weights older than the run are those of an earlier one.
+    if not saved or resume.stat().st_mtime > config.stat().st_mtime:
         raise ConfigError(
             f"--resume: {run_dir} holds a run whose result was never saved to {out}; give "
             "--resume to go on with it, remove it, or choose another --run-dir"

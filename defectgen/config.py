@@ -172,10 +172,12 @@ def backbone_config(resolution: int, channels: int, preset: str | None) -> Backb
     )
 
 
-def defect_config(backbone: BackboneConfig, preset: str | None) -> DefectConfig:
-    """Branch shape for a backbone: first manipulated resolution = a quarter of the image's."""
+def defect_config(
+    backbone: BackboneConfig, preset: str | None, first_resolution: int | None = None
+) -> DefectConfig:
+    """Branch shape for a backbone; by default it begins at a quarter of the image's resolution."""
     check_preset(preset)
-    first = max(8, backbone.resolution // 4)
+    first = max(8, backbone.resolution // 4) if first_resolution is None else first_resolution
     if preset == "dfmgan":
         return DefectConfig(
             first_resolution=first, gate="hard", contained=False, mask_steepness=10.0

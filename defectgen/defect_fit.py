@@ -16,6 +16,7 @@ from defectgen.backbone import Backbone
 from defectgen.config import TrainConfig, defect_config
 from defectgen.data.images import PairSet
 from defectgen.data.sampler import InfiniteSampler
+from defectgen.errors import ConfigError
 from defectgen.estimator import Run, to_signed
 from defectgen.networks.defect import DefectBranch
 from defectgen.networks.discriminator import Discriminator
@@ -57,6 +58,7 @@ def build_task(
     train: TrainConfig,
     policy: AugmentPolicy,
     preset: str | None,
+    first_resolution: int | None,
     learned: Learned | None,
 ) -> DefectTask:
     """Networks, fresh or copied from ``learned``, with their training state."""
@@ -66,10 +68,16 @@ def build_task(
     if preset is None:
         images, masks = with_symmetries(images, policy), with_symmetries(masks, policy)
     if learned is None:
-        shape = defect_config(network.config, preset)
+        shape = defect_config(network.config, preset, first_resolution)
         branch, judges = new_networks(network.config, shape, judge, train.seed)
     else:
         branch = copy.deepcopy(learned.branch)
+        begins = branch.resolutions[0]
+        if first_resolution not in (None, begins):
+            raise ConfigError(
+                f"first_resolution: None or {begins}, where the branch begins that warm_start "
+                f"continues; got {first_resolution}; take that one, or warm_start=False."
+            )
         judges = copy.deepcopy(learned.judge), copy.deepcopy(learned.matching)
     for module in (branch, *judges):
         module.to(device)
@@ -82,6 +90,25 @@ def build_task(
     if same and learned is not None and len(learned.codes["defects"]) == len(real):
         task.load_codes(learned.codes)
     return task
+
+
+def decisions(
+    task: DefectTask, pairs: PairSet, policy: AugmentPolicy, earlier_kimg: float
+) -> dict[str, Any]:
+    """Everything that was decided, for ``config_``."""
+    return {
+        "backbone": task.backbone.config.to_dict(),
+        "defect": task.branch.config.to_dict(),
+        "training": task.config.to_dict(),
+        "augment": policy.to_dict(),
+        "data": {
+            "digest": pairs.digest,
+            "pairs": len(pairs.names),
+            "shown": len(task.images),
+            "mask_area": float(pairs.masks.float().mean()),
+        },
+        "continued_from_kimg": earlier_kimg,
+    }
 
 
 def run_task(
@@ -113,6 +140,7 @@ def run_task(
             "data": pairs.digest,
             "augmentation": str(policy),
             "backbone": backbone_digest,
+            "first_resolution": str(task.branch.resolutions[0]),
         },
         run_dir=run_dir,
         verbose=verbose,

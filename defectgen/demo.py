@@ -141,17 +141,16 @@ def _metadata(synth: DefectSynthesizer) -> dict[str, object]:
 
 def _rows(real: PairSet, samples: DefectBatch) -> list[SheetRow]:
     """Real pairs, then two groups of eight samples: image, mask and good twin below each other."""
-    assert samples.masks is not None
-    assert samples.normals is not None
+    images, masks, normals = samples.triplets()
     rows = [SheetRow("real defects, mask outlined", real.images[:16], real.masks[:16])]
     for first in (0, _COLUMNS):
         some = slice(first, first + _COLUMNS)
-        images, masks = samples.images[some], samples.masks[some]
+        title = f"generated {first} to {first + _COLUMNS - 1}, mask outlined"
         rows += [
-            SheetRow(f"generated {first} to {first + _COLUMNS - 1}, mask outlined", images, masks),
-            SheetRow("the same, without outline", images),
-            SheetRow("their masks", masks.float()),
-            SheetRow("the same objects without defect", samples.normals[some]),
+            SheetRow(title, images[some], masks[some]),
+            SheetRow("the same, without outline", images[some]),
+            SheetRow("their masks", masks[some].float()),
+            SheetRow("the same objects without defect", normals[some]),
         ]
     return rows
 

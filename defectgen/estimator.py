@@ -32,8 +32,9 @@ from defectgen.weights import load_resume, save_resume
 _logger = logging.getLogger("defectgen")
 _E = TypeVar("_E", bound="Parameters")
 
-#: Records of the history per run, at least; a tick is never shorter than one batch.
-TICKS = 100
+#: Records of the history per run, at least; a tick is never shorter than one batch, nor longer than
+#: this many images: what an interrupt loses has to be minutes, also in a run of days.
+TICKS, LONGEST_TICK = 100, 1000
 RESUME_NAME, PREVIOUS_NAME = "resume.pt", "resume.previous.pt"
 
 
@@ -147,7 +148,7 @@ class Run:
             if tensorboard_available():
                 callbacks.append(TensorBoard(self.run_dir / "tensorboard"))
         total = round(state.config.kimg * 1000)
-        tick = max(state.config.batch_size, total // TICKS)
+        tick = max(state.config.batch_size, min(total // TICKS, LONGEST_TICK))
         run(state, batches, phases, callbacks, tick_images=tick)
 
     def _save(self, path: Path, state: TrainState) -> None:

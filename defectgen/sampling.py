@@ -75,12 +75,11 @@ def backbone_sheet(path: Path, network: Generator, data: ImageSet) -> None:
 def defect_sheet(path: Path, network: Generator, branch: DefectBranch, pairs: PairSet) -> None:
     """Contact sheet of a running branch: real pairs, samples of fixed seeds, their good twins."""
     batch = draw_defects(network, branch, sample_seeds(16, 0), 1.0, normals=True)
-    assert batch.masks is not None
-    assert batch.normals is not None
+    images, masks, normals = batch.triplets()
     rows = [
         SheetRow("real defects", pairs.images[:16], pairs.masks[:16].bool()),
-        SheetRow("generated", batch.images, batch.masks),
-        SheetRow("generated, without outline", batch.images),
-        SheetRow("the same without defect", batch.normals),
+        SheetRow("generated", images, masks),
+        SheetRow("generated, without outline", images),
+        SheetRow("the same without defect", normals),
     ]
     contact_sheet(rows, path, columns=8)

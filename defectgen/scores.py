@@ -67,17 +67,13 @@ def score_table(real: PairSet, samples: DefectBatch, radius: int) -> dict[str, f
 
 
 def _fields(real: PairSet, samples: DefectBatch) -> tuple[Tensor, Tensor, Tensor]:
-    if samples.masks is None or samples.normals is None:
-        raise ConfigError(
-            "samples: must have masks and normals; got a batch without; "
-            "draw them with return_normals=True"
-        )
+    images, masks, normals = samples.triplets()
     if len(samples) < 1 or samples.images.shape[1:] != real.images.shape[1:]:
         raise ConfigError(
             f"samples: must be one or more of the size {tuple(real.images.shape[1:])} of the real "
             f"images; got {tuple(samples.images.shape)}; load the real ones at that resolution"
         )
-    return samples.images.float(), samples.masks, samples.normals.float()
+    return images.float(), masks, normals.float()
 
 
 # -- where the picture changed ---------------------------------------------------------------------

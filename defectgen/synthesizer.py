@@ -15,7 +15,7 @@ from defectgen.checks import check_range
 from defectgen.config import defect_training
 from defectgen.data.images import load_pairs
 from defectgen.data.sources import ImageSource
-from defectgen.defect_fit import Learned, build_task, defect_policy, run_task
+from defectgen.defect_fit import Learned, build_task, decisions, defect_policy, run_task
 from defectgen.errors import ConfigError, NotFittedError, TrainingError
 from defectgen.estimator import (
     Parameters,
@@ -43,6 +43,8 @@ class DefectSynthesizer(Parameters):
         kimg: budget, thousands of training images shown. None: 20 below 128 px, 200 above; the
             preset 400.
         batch_size: None: 16; the preset 32.
+        first_resolution: lowest resolution that the branch manipulates, a power of two from 8 to
+            the image's: a larger one for smaller defects. None: a quarter of the image's.
         warm_start: continue from the branch of the last ``fit`` (or ``from_pretrained``) instead
             of forgetting it.
         run_dir: folder for history, contact sheets and the resume file; None writes nothing.
@@ -64,6 +66,7 @@ class DefectSynthesizer(Parameters):
         preset: str | None = None,
         kimg: float | None = None,
         batch_size: int | None = None,
+        first_resolution: int | None = None,
         warm_start: bool = False,
         run_dir: str | os.PathLike[str] | None = None,
         seed: int | None = None,
@@ -72,6 +75,7 @@ class DefectSynthesizer(Parameters):
     ) -> None:
         self.backbone, self.preset = backbone, preset
         self.kimg, self.batch_size, self.warm_start = kimg, batch_size, warm_start
+        self.first_resolution = first_resolution
         self.run_dir, self.seed, self.device, self.verbose = run_dir, seed, device, verbose
 
     # -- learning ----------------------------------------------------------------------------------
@@ -96,6 +100,8 @@ class DefectSynthesizer(Parameters):
             TrainingError: if training diverged; the last good state is kept.
         """
         check_budget(self.preset, self.kimg, self.batch_size)
+        if self.first_resolution is not None:
+            check_range("first_resolution", self.first_resolution, low=8, integer=True)
         run_dir = as_folder(self.run_dir)
         resumed = load_resumed(run_dir, resume)
         backbone = self._resolve_backbone()
@@ -117,20 +123,9 @@ class DefectSynthesizer(Parameters):
         )
         policy = defect_policy(self.preset, backbone)
         device = resolve_device(self.device)
-        task = build_task(backbone.to(device), pairs, train, policy, self.preset, learned)
-        decided = {
-            "backbone": shape.to_dict(),
-            "defect": task.branch.config.to_dict(),
-            "training": train.to_dict(),
-            "augment": policy.to_dict(),
-            "data": {
-                "digest": pairs.digest,
-                "pairs": len(pairs.names),
-                "shown": len(task.images),
-                "mask_area": float(pairs.masks.float().mean()),
-            },
-            "continued_from_kimg": earlier,
-        }
+        first = self.first_resolution
+        task = build_task(backbone.to(device), pairs, train, policy, self.preset, first, learned)
+        decided = decisions(task, pairs, policy, earlier)
         digest = backbone.digest()
         try:
             run_task(task, pairs, policy, digest, run_dir, resumed, self.verbose, earlier)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import subprocess
 import sys
 import warnings
@@ -61,7 +62,7 @@ def models(photos, tmp_path_factory):
     good = ("train-backbone", photos / "good", "--out", backbone, "--resolution", 32, "--seed", 1)
     assert run(*good, "--augment", "safe", *TINY) == 0
     fit = ("fit", backbone, photos / "scratch", photos / "masks", "--out", synth, "--seed", 2)
-    assert run(*fit, *TINY) == 0
+    assert run(*fit, "--first-resolution", 16, *TINY) == 0
     return root
 
 
@@ -76,6 +77,7 @@ def test_training_commands_pass_their_options_on(models):
     fitted = json.loads((models / "scratch" / "config.json").read_text())
     training = fitted["config"]["training"]
     assert training | {"kimg": 0.032, "batch_size": 8, "seed": 2} == training
+    assert fitted["config"]["defect"]["first_resolution"] == 16
     assert fitted["backbone"]["included"] is False
 
 
@@ -120,6 +122,20 @@ def test_an_unsaved_run_is_not_overwritten(photos, tmp_path, capsys):
     assert run("train-backbone", photos / "good", "--out", tmp_path / "x", *TINY) == 1
     assert "--resume" in capsys.readouterr().err
     assert (tmp_path / "x.run" / "resume.pt").read_bytes() == b"hours of work"
+
+
+def test_an_unsaved_run_newer_than_the_weights_is_not_overwritten(photos, models, capsys):
+    resume = models / "product.run" / "resume.pt"
+    content, times = resume.read_bytes(), resume.stat()
+    again = ("train-backbone", photos / "good", "--out", models / "product", *TINY)
+    try:
+        config = (models / "product" / "config.json").stat()
+        os.utime(resume, (config.st_atime + 1, config.st_mtime + 1))
+        assert run(*again) == 1
+        assert "never saved" in capsys.readouterr().err
+        assert resume.read_bytes() == content
+    finally:
+        os.utime(resume, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
 def test_ctrl_c_leaves_a_run_that_resume_finishes(photos, tmp_path, capsys, monkeypatch):

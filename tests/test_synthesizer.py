@@ -56,6 +56,7 @@ def backbone_folder(fitted_backbone, tmp_path_factory):
 def test_constructor_stores_what_it_is_given(fitted_backbone, tmp_path):
     given = {
         "backbone": fitted_backbone, "preset": "dfmgan", "kimg": 3, "batch_size": 7,
+        "first_resolution": 16,
         "warm_start": True, "run_dir": tmp_path / "x", "seed": 9, "device": "cpu", "verbose": 2,
     }  # fmt: skip
     assert set(given) == set(inspect.signature(DefectSynthesizer).parameters)
@@ -189,6 +190,28 @@ def test_fit_forgets_the_fit_before(fitted_backbone, defects, tiny):
     assert equal_states(again.discriminator_, fresh.discriminator_)
     assert again.config_ == fresh.config_
     assert again.history_ == fresh.history_
+
+
+def test_first_resolution_is_where_the_branch_begins(fitted_backbone, defects, tiny, tmp_path):
+    synth = DefectSynthesizer(fitted_backbone, first_resolution=16, run_dir=tmp_path, **SHORT)
+    synth.fit(*defects(5))
+    assert synth.branch_.resolutions == (16, 32)
+    synth.set_params(first_resolution=8)
+    with pytest.raises(WeightsError, match="first_resolution as when the run began; got 8 now, 16"):
+        synth.fit(*defects(5), resume=True)
+    synth.set_params(warm_start=True, run_dir=None)
+    with pytest.raises(ConfigError, match="first_resolution: None or 16") as error:
+        synth.fit(*defects(5))
+    assert one_sentence(error)
+    synth.set_params(first_resolution=None).fit(*defects(5))
+    assert synth.branch_.resolutions == (16, 32)
+
+
+@pytest.mark.parametrize("first", [4, 12, 64, 16.5, True])
+def test_first_resolution_outside_its_rule_is_refused(fitted_backbone, defects, first):
+    with pytest.raises(ConfigError, match="first_resolution") as error:
+        DefectSynthesizer(fitted_backbone, first_resolution=first, **SHORT).fit(*defects(4))
+    assert one_sentence(error)
 
 
 def test_warm_start_continues_with_what_was_learned(fitted_backbone, defects, tiny, monkeypatch):

@@ -10,6 +10,7 @@ With F_r the features after manipulation, B_r the frozen backbone block and R_r 
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -165,9 +166,7 @@ class DefectBranch(nn.Module):
 
     def block(self, resolution: int) -> DefectAwareResBlock:
         """Return the block of this resolution."""
-        block = self.blocks[str(resolution)]
-        assert isinstance(block, DefectAwareResBlock)
-        return block
+        return cast(DefectAwareResBlock, self.blocks[str(resolution)])
 
     @property
     def first(self) -> DefectAwareResBlock:
@@ -280,8 +279,6 @@ def initial_mask_bias(branch: DefectBranch, logits: Tensor, area: float) -> floa
     offset = -float(level)
     if not math.isfinite(offset):
         return 0.0
-    head = branch.first.to_mask
-    assert head is not None
     with torch.no_grad():
-        head.bias.add_(offset)
+        cast(ToChannels, branch.first.to_mask).bias.add_(offset)
     return offset

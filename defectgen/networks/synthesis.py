@@ -5,7 +5,7 @@ The backbone does not know that defects exist: ``residual`` is the only door.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -69,6 +69,10 @@ class SynthesisNetwork(nn.Module):
         self.num_ws = 2 * count
         self.blocks = nn.ModuleDict({str(r): SynthesisBlock(config, r) for r in self.resolutions})
 
+    def block(self, resolution: int) -> SynthesisBlock:
+        """Return the block of this resolution."""
+        return cast(SynthesisBlock, self.blocks[str(resolution)])
+
     def forward(
         self,
         ws: Tensor,  # (N, L, W)
@@ -83,8 +87,7 @@ class SynthesisNetwork(nn.Module):
         x: Tensor | None = None
         image: Tensor | None = None
         for k, resolution in enumerate(self.resolutions):
-            block = self.blocks[str(resolution)]
-            assert isinstance(block, SynthesisBlock)
+            block = self.block(resolution)
             first = max(0, 2 * k - 1)
             y = block.features(x, ws[:, first : first + 2], noise)
             if residual is not None:
@@ -92,8 +95,7 @@ class SynthesisNetwork(nn.Module):
             rgb = block.to_rgb(y, ws[:, 2 * k + 1]).to(ws.dtype)
             image = rgb if image is None else upsample2d(image) + rgb
             x = y
-        assert image is not None
-        return image.contiguous()
+        return cast(Tensor, image).contiguous()  # there is always a block of 4 px
 
 
 class Generator(nn.Module):
@@ -108,10 +110,8 @@ class Generator(nn.Module):
     def reset(self, generator: torch.Generator) -> None:
         """Draw all weights from one generator."""
         initialize(self, generator)
-        first = self.synthesis.blocks["4"]
-        assert isinstance(first, SynthesisBlock)
         with torch.no_grad():
-            first.const.normal_(generator=generator)
+            self.synthesis.block(4).const.normal_(generator=generator)
 
     def forward(self, z: Tensor, noise: Noise, *, psi: float = 1.0) -> Tensor:
         """z (N, Z) -> image (N, C, R, R), nominally in [-1, 1]."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import time
 import warnings
 from collections.abc import Callable
@@ -14,9 +13,8 @@ from tqdm.auto import tqdm
 
 from defectgen.errors import TrainingWarning
 from defectgen.files import atomic_file
+from defectgen.messages import say
 from defectgen.training.state import TrainState
-
-_logger = logging.getLogger("defectgen")
 
 #: Ticks between two resume files, and between two contact sheets.
 RESUME_TICKS = 5
@@ -56,19 +54,34 @@ class Progress:
                 "[{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]",
             )
             return
+        if state.images - state.config.batch_size < self._game(state) <= state.images:
+            # From here on an iteration costs several times as much: measure again.
+            self._first, self._began = state.images, time.perf_counter()
         # The last batch may reach a little beyond the budget.
         self._bar.update(min(state.config.batch_size / 1000, self.kimg - self._bar.n))
         done = (state.images - self._first) / state.config.batch_size
         if done == SPEED_ITERATIONS:
             pace = (time.perf_counter() - self._began) / (state.images - self._first) * 1000
             left = pace * (self.kimg - state.images / 1000)
-            _logger.info(
-                "%s: %.1f kimg in all, %.1f s/kimg, about %.1f min left",
-                self.title,
-                self.kimg,
-                pace,
-                left / 60,
+            say(
+                f"{self.title}: {self.kimg:.1f} kimg in all, {pace:.1f} s/kimg, about "
+                f"{left / 60:.1f} min left{self._proviso(state)}",
+                self.verbose,
             )
+
+    @staticmethod
+    def _game(state: TrainState) -> float:
+        """Images after which the adversarial part begins; infinite without a part before it."""
+        return state.config.warm_kimg * 1000 or float("inf")
+
+    def _proviso(self, state: TrainState) -> str:
+        """What the estimate cannot know yet."""
+        if not state.images < self._game(state) < float("inf"):
+            return ""
+        return (
+            f" at this speed; from {state.config.warm_kimg:.1f} kimg on, with discriminators, it "
+            "is slower and estimated again"
+        )
 
     def on_tick(self, state: TrainState) -> None:
         """Show the newest record."""
@@ -132,8 +145,8 @@ class MaskMonitor:
     def on_tick(self, state: TrainState) -> None:
         """Compare the mean area of generated and real masks."""
         record = state.history[-1]
-        if "area/fake" not in record:
-            return
+        if "area/fake" not in record or state.images < 500 * state.config.warm_kimg:
+            return  # in the first half of the reconstruction a mask of few pixels is still to come
         fake, real = record["area/fake"], record["area/real"]
         if fake < AREA_LOW * real:
             self._tell("dead", "nearly empty", fake, real, state)

@@ -204,7 +204,10 @@ class DefectTask:
         return whole + inside + mask_loss, scalars
 
     def _reconstruction(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        return self._anchor(batch.index)
+        loss, scalars = self._anchor(batch.index)
+        # No fresh samples here: what the mask head gives for the training pairs stands for them.
+        areas = {"area/fake": scalars["area/anchor"], "area/real": mean_area(batch)}
+        return loss, {**scalars, **areas}
 
     def _mapping_fit(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         loss = fit_mapping(self.branch.mapping, self.defects, self.state.generator)

@@ -29,6 +29,7 @@ class TrainState:
         iteration, images: counters.
         skipped: steps left out because a gradient was not finite.
         skipped_in_row: of these, how many just now without a good one between.
+        skipped_phase: the phase these belong to.
         history: one record per tick.
     """
 
@@ -52,7 +53,7 @@ class TrainState:
         self.images = 0
         self.skipped = 0
         self.skipped_in_row = 0
-        self.skipped_phase = ""  # the phase these belong to
+        self.skipped_phase = ""
         self.history: list[dict[str, float]] = []
 
     @torch.no_grad()
@@ -88,6 +89,7 @@ class TrainState:
                 "images": self.images,
                 "skipped": self.skipped,
                 "skipped_in_row": self.skipped_in_row,
+                "skipped_phase": self.skipped_phase,
             },
             "history": self.history,
         }

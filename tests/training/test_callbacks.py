@@ -79,8 +79,18 @@ def test_masks_of_about_the_real_area_are_silent(areas, fake, real):
 
 def test_records_without_mask_area_are_silent(make_state):
     state = make_state()
-    state.history.append({"kimg": 1.0})  # a backbone, or the warm start
+    state.history.append({"kimg": 1.0})  # a backbone
     MaskMonitor().on_tick(state)  # a warning would be an error
+
+
+def test_the_first_half_of_the_reconstruction_is_silent_the_second_is_not(make_state):
+    state, monitor = make_state(warm_kimg=0.02), MaskMonitor()
+    state.history.append({"kimg": 1.0, "area/fake": 0.0, "area/real": 0.04})
+    state.images = 9
+    monitor.on_tick(state)  # a warning would be an error
+    state.images = 10
+    with pytest.warns(TrainingWarning, match="nearly empty"):
+        monitor.on_tick(state)
 
 
 # -- files ---
@@ -156,12 +166,19 @@ def progress(make_state, linear_phase, batches, verbose, kimg=0.1):
     return state
 
 
-@pytest.mark.parametrize("verbose", [0, 1])
-def test_bar_is_silent_at_zero_and_without_a_terminal(
-    make_state, linear_phase, batches, capfd, verbose
-):
-    progress(make_state, linear_phase, batches, verbose)
+def test_verbose_0_is_silent(make_state, linear_phase, batches, capfd):
+    progress(make_state, linear_phase, batches, 0)
     assert capfd.readouterr() == ("", "")
+
+
+def test_without_terminal_and_logging_verbose_1_still_states_speed_and_time_left(
+    make_state, linear_phase, batches, capfd
+):
+    progress(make_state, linear_phase, batches, 1)
+    out, err = capfd.readouterr()
+    assert out == ""
+    (line,) = err.splitlines()
+    assert line.startswith("backbone: 0.1 kimg in all, ")
 
 
 def test_bar_at_two_shows_everywhere_how_far_it_is(make_state, linear_phase, batches, capfd):
@@ -184,6 +201,17 @@ def test_speed_and_time_left_are_stated_after_the_first_iterations(
     assert text.startswith("backbone: 0.1 kimg in all, ")
     assert "s/kimg" in text
     assert "left" in text
+
+
+def test_speed_is_stated_again_where_the_discriminators_begin(
+    make_state, linear_phase, batches, caplog
+):
+    state = make_state(kimg=0.1, warm_kimg=0.05)
+    with caplog.at_level(logging.INFO, logger="defectgen"):
+        run(state, batches, [linear_phase(state)], [Progress(0.1, "x", 0)], tick_images=8)
+    first, second = (record.getMessage() for record in caplog.records)
+    assert "from 0.1 kimg on, with discriminators, it is slower" in first
+    assert "discriminators" not in second
 
 
 def test_run_shorter_than_that_states_nothing_wrong(make_state, linear_phase, batches, caplog):

@@ -91,6 +91,7 @@ def trained(make_state, linear_phase, batches):
     run(state, batches, [linear_phase(state)], tick_images=8)
     state.path_mean = torch.tensor(3.5)
     state.skipped, state.skipped_in_row = 5, 2
+    state.skipped_phase = "net"
     return state
 
 
@@ -116,7 +117,9 @@ def test_state_names_everything_that_moves(trained):
         "version", "config", "modules", "averages", "optimizers", "ada", "generator", "path_mean",
         "counters", "history",
     }  # fmt: skip
-    assert saved["counters"] == {"iteration": 9, "images": 36, "skipped": 5, "skipped_in_row": 2}
+    assert saved["counters"] == {
+        "iteration": 9, "images": 36, "skipped": 5, "skipped_in_row": 2, "skipped_phase": "net",
+    }  # fmt: skip
     assert float(saved["path_mean"]) == 3.5
     assert len(saved["history"]) == 5
     assert set(saved["optimizers"]["opt"]["state"][0]) == {"step", "exp_avg", "exp_avg_sq"}
