@@ -12,6 +12,21 @@ MIN_RESOLUTION = 32
 MAX_RESOLUTION = 1024
 
 
+def check_fields(owner: str, known: Collection[str], given: Collection[str]) -> None:
+    """Check that what was read has every field of a record and no other.
+
+    Raises:
+        ConfigError: naming the missing and the unknown fields.
+    """
+    missing = sorted(set(known) - set(given))
+    unknown = sorted(set(given) - set(known))
+    if missing or unknown:
+        raise ConfigError(
+            f"{owner}: exactly its {len(known)} fields; missing {missing or 'none'}, "
+            f"unknown {unknown or 'none'}; use a file this version has written."
+        )
+
+
 def check_range(
     name: str,
     value: object,

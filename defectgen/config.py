@@ -7,9 +7,10 @@ data, into complete configurations. There is no default outside this file.
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from defectgen.checks import check_fields
 from defectgen.errors import ConfigError
 
 #: The published preset: widths, losses, gate and augmentation of DFMGAN (AAAI 2023).
@@ -40,13 +41,7 @@ class _Record:
             ConfigError: naming the missing and the unknown fields, or the field of a wrong type.
         """
         fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-        missing = sorted(set(fields) - set(values))
-        unknown = sorted(set(values) - set(fields))
-        if missing or unknown:
-            raise ConfigError(
-                f"{cls.__name__}: exactly its {len(fields)} fields; missing {missing or 'none'}, "
-                f"unknown {unknown or 'none'}; use a file this version has written."
-            )
+        check_fields(cls.__name__, fields, values)
         for name, value in values.items():
             _check_type(cls.__name__, name, value, str(fields[name].type))
         return cls(**values)
@@ -186,6 +181,40 @@ def defect_config(
     return DefectConfig(first_resolution=first, match_channel_base=base, match_channel_max=widest)
 
 
+def _published(
+    config: BackboneConfig, kimg: float, batch_size: int | None, seed: int
+) -> TrainConfig:
+    """Numbers of the preset that both trainings share."""
+    batch = 32 if batch_size is None else batch_size
+    return TrainConfig(
+        kimg=kimg,
+        warm_kimg=0.0,
+        batch_size=batch,
+        seed=seed,
+        learning_rate=0.0025 if config.resolution < 1024 else 0.002,
+        r1_gamma=_published_gamma(config.resolution, batch),
+        ema_kimg=batch * 10 / 32,
+        ada_cap=None,
+    )
+
+
+def _recipe(config: BackboneConfig, kimg: float, batch_size: int | None, seed: int) -> TrainConfig:
+    """Numbers of the default that both trainings share."""
+    batch = 16 if batch_size is None else batch_size
+    return TrainConfig(
+        kimg=kimg,
+        warm_kimg=0.0,
+        batch_size=batch,
+        seed=seed,
+        r1_gamma=_published_gamma(config.resolution, batch),
+        ema_kimg=min(batch * 10 / 32, 0.05 * kimg),
+        # The networks come from the reconstruction and are refined, not built: at the published
+        # rate the first hundred steps undo what they have learned (docs/lab-notes.md).
+        learning_rate=0.0005,
+        ada_kimg=100.0,
+    )
+
+
 def _published_gamma(resolution: int, batch_size: int) -> float:
     """R1 weight by the published rule 0.0002 * resolution^2 / batch size."""
     return 0.0002 * resolution**2 / batch_size
@@ -211,33 +240,11 @@ def backbone_training(
         seed: of the run.
     """
     if preset == "dfmgan":
-        batch = 32 if batch_size is None else batch_size
-        return TrainConfig(
-            kimg=3000.0 if kimg is None else kimg,
-            warm_kimg=0.0,
-            batch_size=batch,
-            seed=seed,
-            learning_rate=0.0025 if config.resolution < 1024 else 0.002,
-            r1_gamma=_published_gamma(config.resolution, batch),
-            ema_kimg=batch * 10 / 32,
-            ada_cap=None,
-        )
-    batch = 16 if batch_size is None else batch_size
+        return _published(config, 3000.0 if kimg is None else kimg, batch_size, seed)
     default = 36.0 if config.resolution < 128 else 500.0
     total = default if kimg is None else kimg
-    return TrainConfig(
-        kimg=total,
-        warm_kimg=round(total * 2 / 3, 3),
-        batch_size=batch,
-        seed=seed,
-        r1_gamma=_published_gamma(config.resolution, batch),
-        ema_kimg=min(batch * 10 / 32, 0.05 * total),
-        # The generator comes from the reconstruction and is refined, not built: at the published
-        # rate the first hundred steps undo what it has learned (docs/lab-notes.md).
-        learning_rate=0.0005,
-        ada_kimg=100.0,
-        anchor_weight=10.0,
-    )
+    recipe = _recipe(config, total, batch_size, seed)
+    return replace(recipe, warm_kimg=round(total * 2 / 3, 3), anchor_weight=10.0)
 
 
 def defect_training(
@@ -260,34 +267,14 @@ def defect_training(
         warm: begin with the reconstruction phase (not when an earlier fit is continued).
     """
     if preset == "dfmgan":
-        batch = 32 if batch_size is None else batch_size
-        return TrainConfig(
-            kimg=400.0 if kimg is None else kimg,
-            warm_kimg=0.0,
-            batch_size=batch,
-            seed=seed,
-            learning_rate=0.0025 if config.resolution < 1024 else 0.002,
-            r1_gamma=_published_gamma(config.resolution, batch),
-            ema_kimg=batch * 10 / 32,
-            ema_rampup=None,
-            ada_kimg=100.0,
-            ada_cap=None,
-        )
-    batch = 16 if batch_size is None else batch_size
+        numbers = _published(config, 400.0 if kimg is None else kimg, batch_size, seed)
+        return replace(numbers, ema_rampup=None, ada_kimg=100.0)
     default = 20.0 if config.resolution < 128 else 200.0
     total = default if kimg is None else kimg
-    return TrainConfig(
-        kimg=total,
+    return replace(
+        _recipe(config, total, batch_size, seed),
         warm_kimg=round(0.8 * total, 3) if warm else 0.0,
-        batch_size=batch,
-        seed=seed,
-        r1_gamma=_published_gamma(config.resolution, batch),
         path_interval=0,
-        ema_kimg=min(batch * 10 / 32, 0.05 * total),
-        # The generator comes from the reconstruction and is refined, not built: a fifth of the
-        # published rate keeps what it has learned.
-        learning_rate=0.0005,
-        ada_kimg=100.0,
         # As large as it takes to hold the colors against two discriminators that know ten images
         # by heart (docs/lab-notes.md).
         anchor_weight=50.0,

@@ -48,8 +48,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def two_threads() -> None:
-    """One thread: the same sums on every machine, and tiny networks run faster so."""
+def one_thread() -> None:
+    """The same sums on every machine; and on tiny tensors two threads mostly wait."""
     import torch
 
     torch.set_num_threads(1)
@@ -95,8 +95,8 @@ def _shrink(patch: pytest.MonkeyPatch) -> None:
         sizes = {"z_dim": 8, "w_dim": 16, "channel_base": 256, "channel_max": 16}
         return replace(backbone_config(resolution, channels, preset), **sizes)
 
-    def small_defect(backbone, preset):
-        shape = defect_config(backbone, preset)
+    def small_defect(*arguments):
+        shape = defect_config(*arguments)
         return replace(shape, match_channel_base=256, match_channel_max=16)
 
     patch.setattr(defectgen.backbone, "backbone_config", small_backbone)
@@ -107,17 +107,6 @@ def _shrink(patch: pytest.MonkeyPatch) -> None:
 def tiny(monkeypatch):
     """`fit` builds networks small enough for a test, whatever the recipe of the day."""
     _shrink(monkeypatch)
-
-
-@pytest.fixture
-def one_thread():
-    """On tiny tensors two threads on busy cores wait for each other twenty times longer."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def _product(n, *, resolution=32, channels=3, seed=0):

@@ -11,10 +11,7 @@ import torch
 
 from defectgen import Backbone, ConfigError, DefectSynthesizer, NotFittedError, WeightsError
 
-pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
-    pytest.mark.filterwarnings("ignore::defectgen.errors.TrainingWarning"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore::defectgen.errors.TrainingWarning")
 
 
 def files(folder):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from run_folders import assert_run_folder
 
 from defectgen import (
     Backbone,
@@ -24,7 +25,6 @@ from defectgen.augment.policy import POLICIES
 from defectgen.config import BackboneConfig, TrainConfig
 from defectgen.rng import SampleNoise, latents, sample_seeds
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 #: Two iterations of four images.
 SHORT = {"kimg": 0.008, "batch_size": 4, "seed": 0, "device": "cpu", "verbose": 0}
 
@@ -375,15 +375,7 @@ def test_nothing_is_written_without_run_dir(product, tiny, tmp_path, monkeypatch
 def test_run_dir_holds_history_sheets_and_resume_file(product, tiny, tmp_path):
     numbers = {**SHORT, "kimg": 0.04, "run_dir": tmp_path / "run"}
     backbone = Backbone(32, **numbers).fit(product(6))
-    found = {p.name for p in (tmp_path / "run").iterdir() if p.is_file()}
-    sheets = {name for name in found if name.startswith("sheet_")}
-    assert found - sheets == {"history.jsonl", "resume.pt"}
-    assert sheets
-    for name in sheets:
-        with Image.open(tmp_path / "run" / name) as sheet:
-            assert min(sheet.size) > 96
-    lines = (tmp_path / "run" / "history.jsonl").read_text().splitlines()
-    assert [json.loads(line) for line in lines] == backbone.history_
+    assert_run_folder(tmp_path / "run", backbone.history_)
 
 
 # -- resuming ---

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import defectgen
@@ -25,15 +24,6 @@ TINY = ["--kimg", "0.032", "--batch-size", "8", "--verbose", "0", "--device", "c
 
 def run(*arguments: object) -> int:
     return main([str(argument) for argument in arguments])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Networks this small are slower with two threads, much slower on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

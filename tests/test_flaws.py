@@ -32,10 +32,7 @@ from defectgen.training.defect_task import DefectTask
 from defectgen.training.phases import Phase
 from defectgen.weights import load_resume
 
-pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
-    pytest.mark.filterwarnings("ignore::defectgen.errors.TrainingWarning"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore::defectgen.errors.TrainingWarning")
 #: Two iterations of the published method: no warm start comes before the two discriminators.
 PUBLISHED = {
     "preset": "dfmgan", "kimg": 0.008, "batch_size": 4, "seed": 0, "device": "cpu", "verbose": 0

@@ -15,7 +15,6 @@ from defectgen.networks.synthesis import Generator
 from defectgen.rng import SampleNoise, latents, sample_seeds
 from defectgen.sampling import draw_defects
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 WIDTHS = {"narrow": (16, 256, 16), "wide": (64, 2048, 128)}  # W, channel base, widest
 
 

@@ -17,15 +17,6 @@ from defectgen.scores import PROTOCOLS, _blur, _patches, _pyramid, score_table, 
 SIDE = 32
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Tensors this small are slower with two threads, much slower on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def textured(count: int, seed: int, channels: int = 3) -> torch.Tensor:
     """Smooth random pictures (count, channels, SIDE, SIDE) in [0.1, 0.9]."""
     coarse = torch.rand(count, channels, 10, 10, generator=generator(seed, "scores"))

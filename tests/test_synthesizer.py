@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from run_folders import assert_run_folder
 
 from defectgen import (
     Backbone,
@@ -24,10 +25,7 @@ from defectgen import (
 from defectgen.config import BackboneConfig, DefectConfig, TrainConfig
 from defectgen.networks.defect import DefectBranch
 
-pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
-    pytest.mark.filterwarnings("ignore::defectgen.errors.TrainingWarning"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore::defectgen.errors.TrainingWarning")
 #: Two iterations of four images.
 SHORT = {"kimg": 0.008, "batch_size": 4, "seed": 0, "device": "cpu", "verbose": 0}
 
@@ -362,15 +360,7 @@ def test_nothing_is_written_without_run_dir(fitted_backbone, defects, tiny, tmp_
 def test_run_dir_holds_history_sheets_and_resume_file(fitted_backbone, defects, tiny, tmp_path):
     numbers = {**SHORT, "kimg": 0.04, "run_dir": tmp_path / "run"}
     synth = DefectSynthesizer(fitted_backbone, **numbers).fit(*defects(4))
-    found = {p.name for p in (tmp_path / "run").iterdir() if p.is_file()}
-    sheets = {name for name in found if name.startswith("sheet_")}
-    assert found - sheets == {"history.jsonl", "resume.pt"}
-    assert sheets
-    for name in sheets:
-        with Image.open(tmp_path / "run" / name) as sheet:
-            assert min(sheet.size) > 96
-    lines = (tmp_path / "run" / "history.jsonl").read_text().splitlines()
-    assert [json.loads(line) for line in lines] == synth.history_
+    assert_run_folder(tmp_path / "run", synth.history_)
 
 
 # -- resuming ---

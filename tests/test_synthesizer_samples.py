@@ -8,8 +8,6 @@ import torch
 from defectgen import ConfigError, DefectBatch
 from defectgen.networks.defect import DefectBranch
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def one_sentence(error):
     """The house form: "argument: rule; got value; do this"."""

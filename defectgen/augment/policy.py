@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from defectgen.augment.likeness import Likeness
+from defectgen.checks import check_fields
 from defectgen.errors import ConfigError, ImageError
 
 #: An operation is granted if the images it changed lie at most this much farther from the originals
@@ -86,13 +87,7 @@ class AugmentPolicy:
             ConfigError: a switch is missing, unknown or not a bool.
         """
         known = [field.name for field in fields(cls)]
-        missing = sorted(set(known) - set(values))
-        unknown = sorted(set(values) - set(known))
-        if missing or unknown:
-            raise ConfigError(
-                f"augment policy: must have exactly the switches {', '.join(known)}; got missing "
-                f"{missing} and unknown {unknown}; pass what AugmentPolicy.to_dict() returned"
-            )
+        check_fields(cls.__name__, known, values)
         return cls(**{name: values[name] for name in known})  # type: ignore[arg-type]  # checked above
 
 

@@ -15,7 +15,7 @@ from defectgen.networks.mapping import mix_styles
 from defectgen.networks.synthesis import Generator
 from defectgen.rng import GeneratorNoise, generator
 from defectgen.training.adversarial import Codes, Critic, draw, fit_mapping, principal_codes
-from defectgen.training.phases import Batch, Phase, lazy_adam, warm_adam
+from defectgen.training.phases import Batch, Phase, lazy_adam, lazy_phase, warm_adam
 from defectgen.training.state import TrainState
 
 
@@ -106,27 +106,8 @@ class BackboneTask:
             Phase(name="G", optimizers=("G",), loss=self._generator, first=warm),
             Phase(name="D", optimizers=("D",), loss=self._discriminator, first=early),
         ]
-        if c.path_interval:
-            found.append(
-                Phase(
-                    name="path length",
-                    optimizers=("G",),
-                    loss=self._path_length,
-                    interval=c.path_interval,
-                    first=warm,
-                )
-            )
-        if c.r1_interval:
-            found.append(
-                Phase(
-                    name="R1",
-                    optimizers=("D",),
-                    loss=self._r1,
-                    interval=c.r1_interval,
-                    first=early,
-                )
-            )
-        return found
+        found += lazy_phase("path length", "G", self._path_length, c.path_interval, warm)
+        return found + lazy_phase("R1", "D", self._r1, c.r1_interval, early)
 
     def _noise(self) -> GeneratorNoise:
         return GeneratorNoise(self.state.generator)

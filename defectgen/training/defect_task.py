@@ -22,7 +22,7 @@ from defectgen.networks.synthesis import Generator
 from defectgen.rng import FirstRows, GeneratorNoise, Noise, generator
 from defectgen.training.adversarial import Codes, Critic, draw, fit_mapping, mean_area
 from defectgen.training.defect_start import defect_codes, object_codes
-from defectgen.training.phases import Batch, Phase, lazy_adam, warm_adam
+from defectgen.training.phases import Batch, Phase, lazy_adam, lazy_phase, warm_adam
 from defectgen.training.state import TrainState
 
 
@@ -116,23 +116,9 @@ class DefectTask:
             Phase(name="D", optimizers=("D",), loss=self._discriminator, first=early),
             Phase(name="D_match", optimizers=("D_match",), loss=self._matching, first=early),
         ]
-        if c.path_interval:
-            found.append(
-                Phase(
-                    name="path length",
-                    optimizers=("G",),
-                    loss=self._path_length,
-                    interval=c.path_interval,
-                    first=warm,
-                )
-            )
-        if c.r1_interval:
-            lazy = {"interval": c.r1_interval, "first": early}
-            found.append(Phase(name="R1", optimizers=("D",), loss=self._r1, **lazy))
-            found.append(
-                Phase(name="R1 match", optimizers=("D_match",), loss=self._r1_match, **lazy)
-            )
-        return found
+        found += lazy_phase("path length", "G", self._path_length, c.path_interval, warm)
+        found += lazy_phase("R1", "D", self._r1, c.r1_interval, early)
+        return found + lazy_phase("R1 match", "D_match", self._r1_match, c.r1_interval, early)
 
     def codes(self) -> dict[str, Tensor]:
         """The learned codes, to continue with later on the same pairs."""

@@ -62,6 +62,18 @@ class Phase:
         return inside and iteration % self.interval == 0
 
 
+def lazy_phase(
+    name: str,
+    optimizer: str,
+    loss: Callable[[Batch], tuple[Tensor, dict[str, Tensor]]],
+    interval: int,
+    first: int,
+) -> list[Phase]:
+    """A lazy regularization term as a list of one phase; of none if its interval is 0."""
+    term = Phase(name=name, optimizers=(optimizer,), loss=loss, interval=interval or 1, first=first)
+    return [term] if interval else []
+
+
 def lazy_adam(
     parameters: Iterable[nn.Parameter], *, rate: float, beta2: float, interval: int
 ) -> torch.optim.Adam:

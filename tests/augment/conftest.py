@@ -6,11 +6,6 @@ import torch
 from defectgen.augment import POLICIES, AugmentPolicy
 
 
-@pytest.fixture(autouse=True)
-def _quick(one_thread):
-    """Tiny tensors: one thread."""
-
-
 @pytest.fixture
 def only():
     """only(*names): the policy with just these operations."""

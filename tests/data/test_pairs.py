@@ -5,26 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from PIL import Image
+from sample_pictures import Pixels, noise, save
 
 from defectgen.data.images import load_pairs
 from defectgen.errors import DataWarning, ImageError, MaskError
-
-Pixels = NDArray[np.uint8]
-
-
-def noise(side: int = 40, channels: int = 3, seed: int = 0) -> Pixels:
-    # Smooth, so that resizing is not all about aliasing.
-    rng = np.random.default_rng(seed)
-    shape = (8, 8, 3) if channels == 3 else (8, 8)
-    small = Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8))
-    return np.asarray(small.resize((side, side), Image.Resampling.BICUBIC))
-
-
-def save(path: Path, pixels: Pixels) -> Path:
-    Image.fromarray(pixels).save(path)
-    return path
 
 
 def spot(side: int = 40, at: int = 8) -> Pixels:

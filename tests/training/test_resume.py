@@ -17,10 +17,7 @@ from defectgen.training.callbacks import RunFolder
 from defectgen.weights import load_resume, save_resume
 
 SCRIPT = Path(__file__).with_name("run_to_kill.py")
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::defectgen.errors.TrainingWarning"),
-    pytest.mark.usefixtures("one_thread"),  # the script takes one, too
-]
+pytestmark = pytest.mark.filterwarnings("ignore::defectgen.errors.TrainingWarning")
 KILLED_AFTER = 11  # iterations; the resume files are of iterations 3, 6 and 9
 
 
