@@ -44,6 +44,10 @@ class Learned:
     codes: dict[str, Tensor]
     digest: str
 
+    def knows(self, pairs: PairSet) -> bool:
+        """Whether the codes are those of these pairs; without any there is nothing to build on."""
+        return bool(self.codes) and self.digest == pairs.digest
+
 
 def defect_policy(preset: str | None, backbone: Backbone) -> AugmentPolicy:
     """What may be done to defect images: what the good images have shown to be true of the part."""
@@ -86,9 +90,9 @@ def build_task(
     real, real_masks = to_signed(images, device), masks.to(device).bool()
     task = DefectTask(network, branch, judges, train, real, real_masks, AugmentPipe(policy))
     # Another preset shows the same pairs in another number of copies.
-    same = learned is not None and learned.digest == pairs.digest and bool(learned.codes)
-    if same and learned is not None and len(learned.codes["defects"]) == len(real):
-        task.load_codes(learned.codes)
+    known = learned.codes if learned is not None and learned.knows(pairs) else {}
+    if known and len(known["defects"]) == len(task.defects.table):
+        task.load_codes(known)
     return task
 
 

@@ -108,7 +108,7 @@ class DefectSynthesizer(Parameters):
         shape = backbone.fitted().config
         pairs = load_pairs(defect_imgs, masks, resolution=shape.resolution, channels=shape.channels)
         learned = self._learned(backbone)
-        warm = learned is None or learned.digest != pairs.digest
+        warm = learned is None or not learned.knows(pairs)
         earlier = self.config_["trained_kimg"] if learned is not None else 0.0
         if resumed is not None:  # as when the run began, whatever was learned since
             warm = resumed["state"]["config"]["warm_kimg"] > 0

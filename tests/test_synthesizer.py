@@ -439,6 +439,28 @@ def test_interrupted_fit_goes_on_in_the_same_object(
 # -- the published preset ---
 
 
+def test_preset_renders_no_backgrounds_for_codes_it_does_not_use(
+    fitted_backbone, defects, tiny, monkeypatch
+):
+    import defectgen.training.defect_start as start
+
+    def never(*_):
+        raise AssertionError("256 renders for nothing")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(start, "object_codes", never)
+        synth = DefectSynthesizer(fitted_backbone, preset="dfmgan", **SHORT).fit(*defects(4))
+    assert synth.codes_ == {}
+    # The default needs codes: going on from such a branch it learns them first, on any pairs.
+    synth.set_params(preset=None, warm_start=True).fit(*defects(4))
+    assert synth.config_["training"]["warm_kimg"] > 0
+    assert len(synth.codes_["defects"]) >= 4
+    synth.fit(*defects(4))
+    assert synth.config_["training"]["warm_kimg"] == 0
+    # And the preset goes on from a branch with codes.
+    synth.set_params(preset="dfmgan").fit(*defects(4))
+
+
 def test_preset_resolves_the_published_numbers_and_widths():
     from defectgen.config import backbone_config, defect_config, defect_training
     from defectgen.training.defect_start import new_matching

@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from defectgen.config import BackboneConfig, DefectConfig
+from defectgen.config import BackboneConfig, DefectConfig, TrainConfig
 from defectgen.networks.defect import DefectBranch, initial_mask_bias
 from defectgen.networks.discriminator import Discriminator
 from defectgen.networks.synthesis import Generator
 from defectgen.rng import generator, latents, no_noise, sample_seeds
-from defectgen.training.adversarial import draw, principal_codes
+from defectgen.training.adversarial import Codes, draw, principal_codes
 
 #: Random objects tried as the start of each background's code.
 START_CANDIDATES = 256
@@ -56,6 +56,22 @@ def set_mask_bias(network: Generator, branch: DefectBranch, area: float, seed: i
     hook = branch.start(branch.broadcast(defects), no_noise)
     network.synthesis(network.broadcast(objects), no_noise, hook)
     initial_mask_bias(branch, hook.final_logits, area)
+
+
+def start_codes(
+    backbone: Generator,
+    images: Tensor,
+    masks: Tensor,
+    config: TrainConfig,
+    source: torch.Generator,
+) -> tuple[Codes, Codes]:
+    """Codes of defects and of backgrounds; none if no term of the training asks for them."""
+    if not (config.warm_kimg or config.anchor_weight or config.composite_reals):
+        shape = backbone.config
+        none = Codes(images.new_zeros(0, shape.w_dim), images.new_zeros(0, shape.z_dim))
+        return none, copy.deepcopy(none)
+    starts, keys = defect_codes(backbone, images, masks, source)
+    return Codes(starts, keys), Codes(object_codes(backbone, images, masks, source), keys)
 
 
 def defect_codes(

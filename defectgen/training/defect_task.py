@@ -20,8 +20,8 @@ from defectgen.networks.discriminator import Discriminator
 from defectgen.networks.mapping import mix_styles
 from defectgen.networks.synthesis import Generator
 from defectgen.rng import FirstRows, GeneratorNoise, Noise, generator
-from defectgen.training.adversarial import Codes, Critic, draw, fit_mapping, mean_area
-from defectgen.training.defect_start import defect_codes, object_codes
+from defectgen.training.adversarial import Critic, draw, fit_mapping, mean_area
+from defectgen.training.defect_start import start_codes
 from defectgen.training.phases import Batch, Phase, lazy_adam, lazy_phase, warm_adam
 from defectgen.training.state import TrainState
 
@@ -55,9 +55,7 @@ class DefectTask:
         self.images, self.masks = images, masks
         source = torch.Generator(device=images.device)
         source.manual_seed(generator(config.seed, "training").initial_seed())
-        starts, keys = defect_codes(backbone, images, masks, source)
-        self.defects = Codes(starts, keys)
-        self.objects = Codes(object_codes(backbone, images, masks, source), keys)
+        self.defects, self.objects = start_codes(backbone, images, masks, config, source)
         self.average = copy.deepcopy(branch)
         trained = (branch, *judges, self.average, self.defects, self.objects)
         for module in trained:
@@ -121,7 +119,9 @@ class DefectTask:
         return found + lazy_phase("R1 match", "D_match", self._r1_match, c.r1_interval, early)
 
     def codes(self) -> dict[str, Tensor]:
-        """The learned codes, to continue with later on the same pairs."""
+        """The learned codes, to continue with later on the same pairs; none if none were used."""
+        if not len(self.defects.table):
+            return {}
         return {
             "defects": self.defects.table.detach().cpu().clone(),
             "objects": self.objects.table.detach().cpu().clone(),
