@@ -57,6 +57,11 @@ def save_synthesizer(
             "save_pretrained: fit(defect_imgs, masks) first; got an unfitted object; call fit."
         )
     backbone = synth.backbone_
+    if backbone.digest() != synth.backbone_digest_:
+        raise ConfigError(
+            "save_pretrained: the backbone as it was when the branch was trained; got one whose "
+            "weights have changed since; fit again, or load both anew."
+        )
     named = _same_on_disk(backbone, Path(folder))
     if include_backbone is False and not named:
         raise ConfigError(
@@ -108,7 +113,8 @@ def load_synthesizer(
         backbone = _load_backbone(Path(folder), config["backbone"], device)
         shape = backbone.fitted().config
         defect = DefectConfig.from_dict(config["config"]["defect"])
-        synth = cls(backbone, preset=config["preset"], device=device)
+        first = defect.first_resolution
+        synth = cls(backbone, preset=config["preset"], first_resolution=first, device=device)
         networks = config["networks"]
         synth.config_ = config["config"]
     synth.branch_ = DefectBranch(shape, defect)
@@ -125,7 +131,7 @@ def load_synthesizer(
         for name, value in tensors.items()
         if name.startswith("codes.")
     }
-    synth.backbone_ = backbone
+    synth.backbone_, synth.backbone_digest_ = backbone, config["backbone"]["digest"]
     synth.history_ = []
     where = next(backbone.parameters()).device
     for module in (synth.branch_, synth.matching_, synth.discriminator_):

@@ -121,7 +121,7 @@ def _add_training(parser: argparse.ArgumentParser, out: str) -> None:
         type=int,
         choices=(0, 1, 2),
         default=1,
-        help="progress bar: 0 none, 1 on a terminal (default), 2 always",
+        help="progress bar: 0 none, 1 on a terminal (default), 2 always; lines come anyway",
     )
 
 

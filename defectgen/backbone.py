@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,8 @@ class Backbone(Parameters, nn.Module):
         run_dir: folder for history, contact sheets and the resume file; None writes nothing.
         seed: None draws one; it is kept in ``config_``.
         device: None takes a GPU where there is one.
-        verbose: 0 silent, 1 a progress bar on a terminal, 2 a bar everywhere.
+        verbose: 0 silent, 1 decisions and speed as lines, and a bar on a terminal, 2 a bar
+            everywhere.
 
     Attributes:
         generator: the moving average of the trained generator, or None before ``fit``.
@@ -133,7 +135,7 @@ class Backbone(Parameters, nn.Module):
         """
         self._check_parameters()
         run_dir = as_folder(self.run_dir)
-        resumed = load_resumed(run_dir, resume)
+        resumed = load_resumed(run_dir, resume, self.verbose)
         side = self.resolution or (256 if self.preset else None)
         data = load_images(good_images, resolution=side, channels=self.channels)
         config = backbone_config(int(data.images.shape[-1]), self.channels, self.preset)
@@ -192,6 +194,12 @@ class Backbone(Parameters, nn.Module):
         """Stay in evaluation mode: a backbone learns only inside ``fit``."""
         super().train(False)
         return self
+
+    def snapshot(self) -> Backbone:
+        """The same weights in an object that a later ``fit`` of this one leaves alone."""
+        twin = copy.copy(self)
+        twin._modules = dict(self._modules)
+        return twin
 
     def fitted(self) -> Generator:
         """Return the generator.

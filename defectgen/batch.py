@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -167,13 +168,12 @@ class DefectBatch:
         rows = math.ceil(count / wide)
         grid = np.zeros((rows * wide, height, width, channels), np.uint8)
         grid[:count] = cells
-        grid = grid.reshape(rows, wide, height, width, channels).transpose(0, 2, 1, 3, 4)
-        flat = grid.reshape(rows * height, wide * width, channels)
+        flat = rearrange(grid, "(row column) h w c -> (row h) (column w) c", row=rows)
         return Image.fromarray(flat[..., 0] if channels == 1 else flat)
 
 
 def _eight_bit(images: Tensor) -> NDArray[np.uint8]:
     # (N, C, H, W) float in [0, 1] -> (N, H, W, C) uint8, rounded to the nearest value.
     scaled = images.detach().float().clamp(0, 1).mul(255).round().to(torch.uint8)
-    array: NDArray[np.uint8] = scaled.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    array: NDArray[np.uint8] = rearrange(scaled, "n c h w -> n h w c").contiguous().cpu().numpy()
     return array

@@ -22,8 +22,8 @@ def check_fields(owner: str, known: Collection[str], given: Collection[str]) -> 
     unknown = sorted(set(given) - set(known))
     if missing or unknown:
         raise ConfigError(
-            f"{owner}: exactly its {len(known)} fields; missing {missing or 'none'}, "
-            f"unknown {unknown or 'none'}; use a file this version has written."
+            f"{owner}: exactly its {len(known)} fields; got missing {missing or 'none'}, "
+            f"unknown {unknown or 'none'}; use what to_dict of this version gives."
         )
 
 

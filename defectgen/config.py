@@ -121,7 +121,7 @@ class TrainConfig(_Record):
     warm_learning_rate: float = 0.005
     anchor_weight: float = 0.0  # reconstruction term kept in the adversarial part
     match_weight: float = 1.0
-    match_augment: bool = False  # paired geometric augmentation in front of D_match
+    match_augment: bool = False  # paired augmentation in front of D_match
     composite_reals: bool = False  # real defects on rendered backgrounds for the discriminators
     mode_seeking_weight: float = 0.1
     mode_seeking_epsilon: float = 1e-3
@@ -140,8 +140,8 @@ def backbone_config(resolution: int, channels: int, preset: str | None) -> Backb
     """Network shape for a resolution: the published widths, or narrower ones.
 
     Below 128 px an eighth of the published ``channel_base`` and a quarter of its ``channel_max``,
-    so that a CPU can train it; from 128 px up half of both. Chosen for cost: what they lose in
-    quality has not been measured.
+    so that a CPU can train it; from 128 px up base 8192, at most 256 channels. Chosen for cost:
+    what they lose in quality has not been measured.
     """
     check_preset(preset)
     if preset == "dfmgan":
@@ -208,8 +208,8 @@ def _recipe(config: BackboneConfig, kimg: float, batch_size: int | None, seed: i
         seed=seed,
         r1_gamma=_published_gamma(config.resolution, batch),
         ema_kimg=min(batch * 10 / 32, 0.05 * kimg),
-        # The networks come from the reconstruction and are refined, not built: at the published
-        # rate the first hundred steps undo what they have learned (docs/lab-notes.md).
+        # The generator comes from the reconstruction and is refined, not built: at half of the
+        # published rate the first forty steps undo what it has learned (docs/lab-notes.md).
         learning_rate=0.0005,
         ada_kimg=100.0,
     )

@@ -89,7 +89,7 @@ def build_task(
         set_mask_bias(network, branch, float(pairs.masks.float().mean()), train.seed)
     real, real_masks = to_signed(images, device), masks.to(device).bool()
     task = DefectTask(network, branch, judges, train, real, real_masks, AugmentPipe(policy))
-    # Another preset shows the same pairs in another number of copies.
+    # Another preset shows the same pairs in another number of copies, or uses no codes.
     known = learned.codes if learned is not None and learned.knows(pairs) else {}
     if known and len(known["defects"]) == len(task.defects.table):
         task.load_codes(known)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from torch import Tensor
 from defectgen.checks import check_range
 from defectgen.config import check_preset
 from defectgen.errors import ConfigError, WeightsError
+from defectgen.messages import say
 from defectgen.rng import SEED_LIMIT, fresh_seed
 from defectgen.training.callbacks import (
     MaskMonitor,
@@ -29,7 +29,6 @@ from defectgen.training.phases import Batch, Phase
 from defectgen.training.state import TrainState
 from defectgen.weights import load_resume, save_resume
 
-_logger = logging.getLogger("defectgen")
 _E = TypeVar("_E", bound="Parameters")
 
 #: Records of the history per run, at least; a tick is never shorter than one batch, nor longer than
@@ -107,7 +106,7 @@ class Run:
         kind: "backbone" or "synthesizer", written into the resume file.
         identity: what a resumed run must agree in: data digest, policy, weights it stands on.
         run_dir: folder for history, sheets and resume file, or None.
-        verbose: 0 silent, 1 a bar on a terminal, 2 a bar everywhere.
+        verbose: 0 silent, 1 lines and a bar on a terminal, 2 a bar everywhere.
         draw: writes a contact sheet of the running average to a path.
         continued_from_kimg: what earlier fits had trained; a resumed run has to remember it.
     """
@@ -175,7 +174,7 @@ class Run:
                 )
 
 
-def load_resumed(run_dir: Path | None, resume: bool) -> dict[str, Any] | None:
+def load_resumed(run_dir: Path | None, resume: bool, verbose: int) -> dict[str, Any] | None:
     """The resume file of a run folder, or None if the run has to begin.
 
     Raises:
@@ -190,7 +189,7 @@ def load_resumed(run_dir: Path | None, resume: bool) -> dict[str, Any] | None:
         )
     path = run_dir / RESUME_NAME
     if not path.exists():
-        _logger.info("resume: %s holds no run yet; beginning one", run_dir.name)
+        say(f"resume: {run_dir.name} holds no run yet; beginning one", verbose)
         return None
     return load_resume(path)
 

@@ -1,4 +1,4 @@
-"""What `fit` tells its user: a log line where logging is set up, else a line on stderr."""
+"""What `fit` tells its user: a log line where logging shows it, else a line on stderr."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ def say(text: str, verbose: int) -> None:
     Args:
         text: one line.
         verbose: 0 logs it only; from 1 on it is written to stderr, beside the progress bar, if no
-            logging shows it.
+            logging at level INFO shows it.
     """
-    if logger.isEnabledFor(logging.INFO):
+    handlers = [*logger.handlers, *logging.getLogger().handlers]
+    seen = any(not isinstance(handler, logging.NullHandler) for handler in handlers)
+    if seen and logger.isEnabledFor(logging.INFO):
         logger.info("%s", text)
     elif verbose:
         from tqdm.auto import tqdm

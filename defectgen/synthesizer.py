@@ -50,13 +50,14 @@ class DefectSynthesizer(Parameters):
         run_dir: folder for history, contact sheets and the resume file; None writes nothing.
         seed: None draws one; it is kept in ``config_``.
         device: None takes the GPU where there is one.
-        verbose: 0 silent, 1 a progress bar on a terminal, 2 a bar everywhere.
+        verbose: 0 silent, 1 speed as a line and a bar on a terminal, 2 a bar everywhere.
 
     Attributes:
         branch_: the moving average of the trained defect branch.
-        backbone_: the backbone that was used.
+        backbone_: the backbone that was used; a later ``fit`` of the one given does not change it.
         config_: everything that was decided.
-        history_: one record per tick of the last fit; "area/fake" is the mean mask area.
+        history_: one record per tick of the last fit; "area/fake" is the mean mask area: of fresh
+            samples, before the adversarial part of what the mask head says of the training pairs.
     """
 
     def __init__(
@@ -103,7 +104,7 @@ class DefectSynthesizer(Parameters):
         if self.first_resolution is not None:
             check_range("first_resolution", self.first_resolution, low=8, integer=True)
         run_dir = as_folder(self.run_dir)
-        resumed = load_resumed(run_dir, resume)
+        resumed = load_resumed(run_dir, resume, self.verbose)
         backbone = self._resolve_backbone()
         shape = backbone.fitted().config
         pairs = load_pairs(defect_imgs, masks, resolution=shape.resolution, channels=shape.channels)
@@ -130,18 +131,20 @@ class DefectSynthesizer(Parameters):
         try:
             run_task(task, pairs, policy, digest, run_dir, resumed, self.verbose, earlier)
         except (TrainingError, KeyboardInterrupt):
-            self._take_over(task, backbone, decided)
+            self._take_over(task, backbone, digest, decided)
             raise
-        self._take_over(task, backbone, decided)
+        self._take_over(task, backbone, digest, decided)
         return self
 
-    def _take_over(self, task: DefectTask, backbone: Backbone, decided: dict[str, Any]) -> None:
+    def _take_over(
+        self, task: DefectTask, backbone: Backbone, digest: str, decided: dict[str, Any]
+    ) -> None:
         """Set the learned attributes from the state as it is."""
         self.branch_ = task.average.eval()
         self.discriminator_: Discriminator | None = task.judge
         self.matching_ = task.matcher
         self.codes_ = task.codes()
-        self.backbone_ = backbone
+        self.backbone_, self.backbone_digest_ = backbone.snapshot(), digest
         kimg = decided["continued_from_kimg"] + task.state.images / 1000
         self.config_: dict[str, Any] = {**decided, "trained_kimg": kimg}
         self.history_ = task.state.history
@@ -150,7 +153,7 @@ class DefectSynthesizer(Parameters):
         """What an earlier fit left to continue from; without a discriminator the backbone's."""
         if not self.warm_start or not hasattr(self, "branch_"):
             return None
-        if backbone is not self.backbone_ and backbone.digest() != self.backbone_.digest():
+        if backbone.digest() != self.backbone_digest_:
             raise ConfigError(
                 "warm_start: the backbone whose weights the branch was trained on; got another; "
                 "take that one, or warm_start=False."

@@ -1,4 +1,4 @@
-"""Learn two real products end to end, as the lab notes report them: bottles and magnetic tiles.
+"""Learn two real products end to end, as the lab notes report: bottles and magnetic tiles.
 
     python examples/real_data.py bottle --data DATA --backbone-kimg 100 --defect-kimg 40
     python examples/real_data.py tile --data DATA --backbone-kimg 50 --defect-kimg 40
@@ -18,6 +18,7 @@ import csv
 import json
 import logging
 import random
+import shutil
 import time
 from pathlib import Path
 
@@ -195,8 +196,10 @@ def show(synth: DefectSynthesizer, real: PairSet, out: Path, seed: int) -> None:
         ]
     contact_sheet(rows, out / "contact_sheet.png", columns=COLUMNS)
     target = out / "samples"
-    if not target.exists():
-        write_samples([samples], target, metadata={"product": real.digest})
+    if target.exists():  # of an earlier model
+        shutil.rmtree(target)
+    digests = {"backbone_digest": synth.backbone_digest_, "data_digest": real.digest}
+    write_samples([samples], target, metadata={"truncation_psi": 1.0, **digests})
 
 
 if __name__ == "__main__":

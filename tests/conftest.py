@@ -47,9 +47,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         )
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(autouse=True)
 def one_thread() -> None:
-    """The same sums on every machine; and on tiny tensors two threads mostly wait."""
+    """The same sums on every machine; and on tiny tensors two threads mostly wait.
+
+    Before every test, so that one that takes more does not change the next.
+    """
     import torch
 
     torch.set_num_threads(1)

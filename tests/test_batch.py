@@ -26,6 +26,17 @@ def test_length_and_defaults() -> None:
     assert (bare.masks, bare.normals, bare.labels, bare.seeds) == (None, None, None, ())
 
 
+def test_triplets_are_the_three_pictures_of_a_whole_batch() -> None:
+    whole = batch(2)
+    images, masks, normals = whole.triplets()
+    assert images is whole.images
+    assert masks is whole.masks
+    assert normals is whole.normals
+    for missing in ("masks", "normals"):
+        with pytest.raises(ConfigError, match="^batch: must have masks and normals; got one"):
+            dataclasses.replace(whole, **{missing: None}).triplets()  # type: ignore[arg-type]
+
+
 def test_is_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         batch().seeds = ()  # type: ignore[misc]

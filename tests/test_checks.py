@@ -5,7 +5,13 @@ import math
 import numpy as np
 import pytest
 
-from defectgen.checks import check_channels, check_choice, check_range, check_resolution
+from defectgen.checks import (
+    check_channels,
+    check_choice,
+    check_fields,
+    check_range,
+    check_resolution,
+)
 from defectgen.errors import ConfigError
 
 
@@ -76,3 +82,11 @@ def test_channels() -> None:
     for value in (0, 2, 4, 3.0, True, None):
         with pytest.raises(ConfigError, match="channels: must be"):
             check_channels(value)
+
+
+def test_fields_are_all_known_and_all_there() -> None:
+    check_fields("Shape", ("a", "b"), {"b": 1, "a": 2})
+    with pytest.raises(ConfigError, match=r"^Shape: exactly its 2 fields; got missing \['b'\], "):
+        check_fields("Shape", ("a", "b"), {"a": 1, "c": 2})
+    with pytest.raises(ConfigError, match=r"missing none, unknown \['c'\]; use "):
+        check_fields("Shape", ("a",), {"a": 1, "c": 2})

@@ -128,6 +128,12 @@ def test_an_unsaved_run_newer_than_the_weights_is_not_overwritten(photos, models
         os.utime(resume, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
+def test_a_saved_run_is_replaced_by_the_same_command(photos, tmp_path):
+    command = ("train-backbone", photos / "good", "--out", tmp_path / "x", "--resolution", 32)
+    for _ in range(2):
+        assert run(*command, "--augment", "none", *TINY) == 0
+
+
 def test_ctrl_c_leaves_a_run_that_resume_finishes(photos, tmp_path, capsys, monkeypatch):
     from defectgen.training import callbacks
 

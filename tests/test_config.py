@@ -59,12 +59,14 @@ def test_a_missing_and_an_unknown_field_are_named(record):
     name = next(reversed(values))
     del values[name]
     values["extra"] = 1
-    message = rf"^{type(record).__name__}: exactly its .* missing \['{name}'\], unknown \['extra'\]"
+    message = (
+        rf"^{type(record).__name__}: exactly its .* got missing \['{name}'\], unknown \['extra'\]"
+    )
     with pytest.raises(ConfigError, match=message):
         type(record).from_dict(values)
     # Not even a field with a default may be left out: a file says everything.
     del values["extra"]
-    with pytest.raises(ConfigError, match=r"unknown none; use a file"):
+    with pytest.raises(ConfigError, match=r"unknown none; use what"):
         type(record).from_dict(values)
 
 

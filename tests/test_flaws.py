@@ -282,7 +282,7 @@ def test_dead_and_full_masks_raise_an_alarm(fitted_backbone, defects, tiny, prep
             task.branch.first.to_mask.bias.fill_(bias)
 
     prepared(spoil)
-    with pytest.warns(TrainingWarning, match=f"generated masks are {words}") as told:
+    with pytest.warns(TrainingWarning, match=f"predicted masks are {words}") as told:
         DefectSynthesizer(fitted_backbone, **{**PUBLISHED, "kimg": 0.02}).fit(*defects(4))
     assert len([w for w in told if issubclass(w.category, TrainingWarning)]) == 1
 
@@ -396,6 +396,14 @@ def test_nothing_in_the_package_counts_gpus():
     assert len(sources) > 30
     assert [path.name for path, text in sources.items() if ASKS_FOR_GPUS.search(text)] == []
     assert ASKS_FOR_GPUS.search("n = torch.cuda.device_count()")
+
+
+def test_nothing_in_training_looks_at_the_clock():
+    package = Path(defectgen.__file__).parent
+    clock = re.compile(r"^\s*(import|from) (time|datetime)\b", re.MULTILINE)
+    users = {p.name for p in package.rglob("*.py") if clock.search(p.read_text(encoding="utf-8"))}
+    # The bar says how fast it goes, the demo how long it took; neither hands it to training.
+    assert users == {"callbacks.py", "demo.py"}
 
 
 # -- masks people have (spec section 6: issues 31, 57) ---

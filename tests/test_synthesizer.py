@@ -190,6 +190,41 @@ def test_fit_forgets_the_fit_before(fitted_backbone, defects, tiny):
     assert again.history_ == fresh.history_
 
 
+def test_a_backbone_fitted_again_leaves_the_synthesizer_as_it_was(product, defects, tiny, tmp_path):
+    backbone = Backbone(32, **SHORT).fit(product(6))
+    synth = DefectSynthesizer(backbone, warm_start=True, **SHORT).fit(*defects(4))
+    before = synth.sample(2, seed=0)
+    backbone.set_params(seed=5).fit(product(6))
+    assert torch.equal(synth.sample(2, seed=0), before)
+    synth.save_pretrained(tmp_path / "s")
+    assert torch.equal(DefectSynthesizer.from_pretrained(tmp_path / "s").sample(2, seed=0), before)
+    with pytest.raises(ConfigError, match="warm_start: the backbone whose weights") as error:
+        synth.fit(*defects(4))
+    assert one_sentence(error)
+
+
+def test_history_of_the_reconstruction_has_mask_areas(fitted_backbone, defects, tiny):
+    synth = DefectSynthesizer(fitted_backbone, **SHORT).fit(*defects(4))
+    first = synth.history_[0]
+    assert "loss/G" not in first
+    assert 0 <= first["area/fake"] <= 1
+    assert first["area/real"] == pytest.approx(synth.config_["data"]["mask_area"], rel=0.5)
+
+
+@pytest.mark.parametrize(("kimg", "images"), [(3000.0, 1000), (50.0, 500), (0.1, 4)])
+def test_ticks_are_a_hundredth_of_the_run_but_never_days(
+    fitted_backbone, defects, tiny, monkeypatch, kimg, images
+):
+    import defectgen.estimator
+
+    asked = []
+    monkeypatch.setattr(
+        defectgen.estimator, "run", lambda *_, tick_images: asked.append(tick_images)
+    )
+    DefectSynthesizer(fitted_backbone, **{**SHORT, "kimg": kimg}).fit(*defects(4))
+    assert asked == [images]
+
+
 def test_first_resolution_is_where_the_branch_begins(fitted_backbone, defects, tiny, tmp_path):
     synth = DefectSynthesizer(fitted_backbone, first_resolution=16, run_dir=tmp_path, **SHORT)
     synth.fit(*defects(5))
@@ -306,7 +341,7 @@ def test_fit_changes_no_byte_of_the_backbone(fitted_backbone, defects, tiny):
     assert any(name.endswith("w_avg") for name in before)
     synth = DefectSynthesizer(backbone, **{**SHORT, "kimg": 0.032})
     synth.fit(*defects(4)).sample(3)
-    assert synth.backbone_ is backbone
+    assert synth.backbone_.fitted() is backbone.fitted()
     assert backbone.digest() == digest
     after = backbone.tensors()
     assert list(after) == list(before)

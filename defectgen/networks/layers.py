@@ -9,6 +9,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from defectgen.ops import bias_act, downsample2d, modulated_conv2d, upfirdn2d
@@ -176,16 +177,16 @@ def minibatch_std(x: Tensor, group: int) -> Tensor:
 
     Source: Karras et al. 2018, section 3.
     """
-    batch, channels, height, width = x.shape
+    batch, _, height, width = x.shape
     size = max(d for d in range(1, min(group, batch) + 1) if batch % d == 0)
     # At least single precision: squares of half-precision features overflow.
     exact = x.to(torch.promote_types(x.dtype, torch.float32))
-    y = exact.reshape(size, batch // size, channels, height, width)
+    y = rearrange(exact, "(g m) c h w -> g m c h w", g=size)
     # The small constant keeps the derivative of the square root finite in groups of one.
     deviation = (y.var(dim=0, unbiased=False) + 1e-8).sqrt()
     feature = deviation.mean(dim=(1, 2, 3)).to(x.dtype)
-    planes = feature.reshape(1, -1, 1, 1, 1).expand(size, -1, 1, height, width)
-    return torch.cat([x, planes.reshape(batch, 1, height, width)], dim=1)
+    planes = repeat(feature, "m -> (g m) 1 h w", g=size, h=height, w=width)
+    return torch.cat([x, planes], dim=1)
 
 
 def initialize(network: nn.Module, generator: torch.Generator) -> None:

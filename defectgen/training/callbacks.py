@@ -55,7 +55,7 @@ class Progress:
             )
             return
         if state.images - state.config.batch_size < self._game(state) <= state.images:
-            # From here on an iteration costs several times as much: measure again.
+            # From here on an iteration costs several times as much: measured again.
             self._first, self._began = state.images, time.perf_counter()
         # The last batch may reach a little beyond the budget.
         self._bar.update(min(state.config.batch_size / 1000, self.kimg - self._bar.n))
@@ -79,8 +79,8 @@ class Progress:
         if not state.images < self._game(state) < float("inf"):
             return ""
         return (
-            f" at this speed; from {state.config.warm_kimg:.1f} kimg on, with discriminators, it "
-            "is slower and estimated again"
+            f" at this speed; the adversarial part, from {state.config.warm_kimg:.2f} kimg on, is "
+            "slower and estimated again"
         )
 
     def on_tick(self, state: TrainState) -> None:
@@ -158,7 +158,7 @@ class MaskMonitor:
             return
         self._told.add(kind)
         warnings.warn(
-            f"generated masks are {words}: mean area {fake:.2%} against {real:.2%} of the real "
+            f"predicted masks are {words}: mean area {fake:.2%} against {real:.2%} of the real "
             f"ones at {state.images / 1000:.1f} kimg; if it stays so, check the masks or train "
             "with another seed.",
             TrainingWarning,

@@ -58,6 +58,32 @@ def render(g, branch, ws, defects, imposed=None):
 # -- shape ---
 
 
+def test_at_512_px_the_top_block_learns_like_the_others(backbone):
+    g = backbone(512, channel_base=1024)
+    branch = DefectBranch(g.config, DefectConfig(first_resolution=128))
+    branch.reset(torch.Generator().manual_seed(5))
+    ws, defects = g.broadcast(torch.ones(2, 12)), branch.broadcast(torch.ones(2, 12))
+    assert branch.resolutions == (128, 256, 512)
+    everywhere = torch.ones(2, 1, 512, 512, dtype=torch.bool)
+    render(g, branch, ws, defects, everywhere)[0].square().sum().backward()
+    blocks = [branch.block(r) for r in branch.resolutions]
+    for block in blocks:
+        for layer in (block.conv0, block.conv1):
+            assert float(layer.weight.grad.abs().sum()) > 0
+
+
+def test_half_precision_is_for_accelerators_only(backbone):
+    images = []
+    for half in (0, 2):
+        g = backbone(32, half_resolutions=half)
+        branch = DefectBranch(g.config, DefectConfig(first_resolution=8))
+        branch.reset(torch.Generator().manual_seed(5))
+        ws, defects = g.broadcast(torch.ones(2, 12)), branch.broadcast(torch.ones(2, 12))
+        images.append(render(g, branch, ws, defects)[0])
+    assert images[0].dtype == torch.float32
+    assert torch.equal(*images)
+
+
 def test_published_branch_has_3_669_703_parameters():
     config = backbone_config(256, 3, "dfmgan")
     with torch.device("meta"):

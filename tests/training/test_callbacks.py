@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -189,6 +191,22 @@ def test_bar_at_two_shows_everywhere_how_far_it_is(make_state, linear_phase, bat
     assert "backbone" in last
     assert "0.10/0.1 kimg" in last
     assert "p=0" in last
+    assert "kimg/s" in last
+
+
+def test_bar_shows_time_left_losses_and_mask_area(make_state, capfd):
+    state, bar = make_state(kimg=0.1), Progress(0.1, "defect", 2)
+    losses = {"loss/G": 0.25, "loss/D": 0.5, "loss/D_match": 0.75, "loss/reconstruction": 0.125}
+    for _ in range(3):
+        state.images += 4
+        state.history.append({**losses, "area/fake": 0.0625})
+        bar.on_iteration(state)
+        bar.on_tick(state)
+    bar._bar.refresh()
+    line = capfd.readouterr().err.rpartition("\r")[2]
+    bar.on_end(state)
+    shown = ("G=0.250", "D=0.500", "D_match=0.750", "reconstruction=0.125", "fake=0.062", "<00:")
+    assert [part for part in shown if part not in line] == []
 
 
 def test_speed_and_time_left_are_stated_after_the_first_iterations(
@@ -203,15 +221,15 @@ def test_speed_and_time_left_are_stated_after_the_first_iterations(
     assert "left" in text
 
 
-def test_speed_is_stated_again_where_the_discriminators_begin(
+def test_speed_is_stated_again_where_the_adversarial_part_begins(
     make_state, linear_phase, batches, caplog
 ):
     state = make_state(kimg=0.1, warm_kimg=0.05)
     with caplog.at_level(logging.INFO, logger="defectgen"):
         run(state, batches, [linear_phase(state)], [Progress(0.1, "x", 0)], tick_images=8)
     first, second = (record.getMessage() for record in caplog.records)
-    assert "from 0.1 kimg on, with discriminators, it is slower" in first
-    assert "discriminators" not in second
+    assert "the adversarial part, from 0.05 kimg on, is slower" in first
+    assert "adversarial" not in second
 
 
 def test_run_shorter_than_that_states_nothing_wrong(make_state, linear_phase, batches, caplog):
@@ -231,6 +249,31 @@ def test_services_change_nothing_in_the_run(
 
 
 # -- TensorBoard ---
+
+
+def test_tensorboard_is_handed_every_number_and_closed(make_state, monkeypatch, tmp_path):
+    calls = []
+
+    class Writer:
+        def __init__(self, folder):
+            calls.append(folder)
+
+        def add_scalar(self, *arguments):
+            calls.append(arguments)
+
+        def close(self):
+            calls.append("closed")
+
+    monkeypatch.setitem(
+        sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer)
+    )
+    state = make_state()
+    state.history.append({"kimg": 0.5, "loss/G": 2.0})
+    state.images = 500
+    board = TensorBoard(tmp_path)
+    board.on_tick(state)
+    board.on_end(state)
+    assert calls == [str(tmp_path), ("kimg", 0.5, 500), ("loss/G", 2.0, 500), "closed"]
 
 
 @pytest.mark.skipif(not tensorboard_available(), reason="needs the extra tensorboard")
