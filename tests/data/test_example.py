@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -82,6 +84,17 @@ def test_the_weights_load_and_belong_together(example):
     assert backbone.config_["data"]["digest"] == good.digest
     pairs = load_pairs(example.defects, example.masks, resolution=64, channels=3)
     assert synth.config_["data"]["digest"] == pairs.digest
+
+
+@pytest.mark.parametrize("part", ["backbone", "synthesizer"])
+def test_the_shipped_weights_say_where_they_come_from(example, part):
+    config = json.loads((getattr(example, part) / "config.json").read_text())["config"]
+    assert config["training"]["seed"] == 0
+    assert config["trained_kimg"] == config["training"]["kimg"]  # in one piece, to the end
+    assert config["minutes"] > 20
+    assert config["threads"] >= 1
+    assert config["scores"]["swd_generated"] > 0
+    assert config["data"]["digest"].startswith("sha256:")
 
 
 def test_the_shipped_branch_draws_masks_of_the_right_size(example):
