@@ -163,7 +163,7 @@ def _add_info(commands: Any) -> None:
 
 def run_folder(arguments: argparse.Namespace) -> Path:
     """The run folder given, or the one beside the output."""
-    if arguments.run_dir is not None:
+    if getattr(arguments, "run_dir", None) is not None:
         return Path(arguments.run_dir)
     out = Path(arguments.out)
     return out.with_name(out.name + ".run")

@@ -54,6 +54,8 @@ def _how_to_go_on(arguments: argparse.Namespace) -> str:
         run_dir = run_folder(arguments)
         if (run_dir / "resume.pt").is_file():
             return f"{run_dir} holds the run; give the same command with --resume to go on."
+    if arguments.command == "demo" and any(run_folder(arguments).glob("*/resume.pt")):
+        return f"{run_folder(arguments)} holds the run; give the same command again to go on."
     return "nothing was kept; give the command again to start anew."
 
 

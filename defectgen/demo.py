@@ -8,7 +8,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from defectgen.adapter import synthesizer_tensors
@@ -19,6 +19,7 @@ from defectgen.data.example import example_folders
 from defectgen.data.images import PairSet, load_pairs
 from defectgen.demo_report import REPORT_NAME, SHEET_NAME, TITLE, DemoResult, report
 from defectgen.errors import ConfigError
+from defectgen.estimator import RESUME_NAME
 from defectgen.networks.defect import receptive_radius
 from defectgen.scores import score_table
 from defectgen.sheet import SheetRow, contact_sheet
@@ -47,7 +48,8 @@ def demo(
     """Learn paint on hazelnuts from 17 photos, draw 64 pairs, and say how good they are.
 
     Writes ``images/``, ``masks/``, ``normals/``, ``metadata.jsonl``, ``contact_sheet.png`` and
-    ``report.md``. An earlier demo in ``out`` is replaced once the new one is complete.
+    ``report.md``. An earlier demo in ``out`` is replaced once the new one is complete. The run
+    lies beside it in ``OUT.run`` until then: a demo that was stopped goes on when called again.
 
     Args:
         out: new or empty, or the output of an earlier demo.
@@ -80,9 +82,13 @@ def demo(
         with _timed("sample and score before", seconds):
             before = _score(synth, real, _draw(synth, seed))
         earlier = float(synth.config_["trained_kimg"])
-    synth.set_params(kimg=budget, seed=seed, verbose=2, warm_start=not from_scratch)
-    with _timed("train", seconds):
-        synth.fit(example.defects, example.masks)
+    run_dir = _run_folder(target, from_scratch, budget, seed)
+    stopped = (run_dir / RESUME_NAME).is_file()
+    synth.set_params(
+        kimg=budget, seed=seed, verbose=2, warm_start=not from_scratch, run_dir=run_dir
+    )
+    with _timed("train on from where it was stopped" if stopped else "train", seconds):
+        synth.fit(example.defects, example.masks, resume=True)
     with _timed("sample", seconds):
         samples = _draw(synth, seed)
     with _timed("score after", seconds):
@@ -96,13 +102,8 @@ def demo(
         after=after,
         seconds=seconds,
     )
-    with _fresh_folder(target) as folder:
-        with _timed("write pictures and sheet", seconds):
-            write_samples([samples], folder, metadata=_metadata(synth))
-            contact_sheet(_rows(real, samples), folder / SHEET_NAME, columns=_COLUMNS)
-        (folder / REPORT_NAME).write_text(
-            report(result, len(real.names), len(samples), seed), encoding="utf-8"
-        )
+    _write(result, real, samples, _metadata(synth), seed)
+    _remove_run(run_dir)
     return result
 
 
@@ -127,6 +128,23 @@ def _draw(synth: DefectSynthesizer, seed: int) -> DefectBatch:
 def _score(synth: DefectSynthesizer, real: PairSet, samples: DefectBatch) -> dict[str, float]:
     first, side = synth.branch_.resolutions[0], int(samples.images.shape[-1])
     return score_table(real, samples, receptive_radius(first, side))
+
+
+def _write(
+    result: DemoResult,
+    real: PairSet,
+    samples: DefectBatch,
+    metadata: dict[str, object],
+    seed: int,
+) -> None:
+    """Everything that a demo leaves behind; the time it takes is added to the result's."""
+    with _fresh_folder(result.folder) as folder:
+        with _timed("write pictures and sheet", result.seconds):
+            write_samples([samples], folder, metadata=metadata)
+            contact_sheet(_rows(real, samples), folder / SHEET_NAME, columns=_COLUMNS)
+        (folder / REPORT_NAME).write_text(
+            report(result, len(real.names), len(samples), seed), encoding="utf-8"
+        )
 
 
 def _metadata(synth: DefectSynthesizer) -> dict[str, object]:
@@ -165,6 +183,19 @@ def _timed(step: str, seconds: dict[str, float]) -> Iterator[None]:
 
 
 # -- output folder ---------------------------------------------------------------------------------
+
+
+def _run_folder(target: Path, from_scratch: bool, kimg: float, seed: int) -> Path:
+    """Where the training of this very demo lies: one with other numbers has a folder of its own."""
+    start = "scratch" if from_scratch else "continued"
+    return target.with_name(f"{target.name}.run") / f"{start}_{kimg:g}kimg_seed{seed}"
+
+
+def _remove_run(run_dir: Path) -> None:
+    """Remove a finished run, and the folder around it unless another run lies there."""
+    shutil.rmtree(run_dir)
+    with suppress(OSError):
+        run_dir.parent.rmdir()
 
 
 def _check_replaceable(target: Path) -> None:

@@ -117,8 +117,33 @@ def test_a_failure_leaves_the_earlier_demo(example, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "contact_sheet", full)
     with pytest.raises(OSError, match="No space"):
         demo(out, kimg=0.016)
-    assert [p.name for p in tmp_path.iterdir()] == ["demo"]
+    # Neither is the training lost.
+    assert {p.name for p in tmp_path.iterdir()} == {"demo", "demo.run"}
     assert (out / "report.md").read_text() == f"{TITLE}\n\nold\n"
+
+
+def test_ctrl_c_keeps_the_run_and_the_same_command_goes_on(example, tmp_path, monkeypatch, capsys):
+    from defectgen.training import callbacks
+
+    whole = demo(tmp_path / "whole", kimg=0.048, seed=1)
+    command = ["demo", "--out", str(tmp_path / "x"), "--kimg", "0.048", "--seed", "1"]
+
+    def interrupt(self, state):
+        if state.iteration == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(callbacks.MaskMonitor, "on_tick", interrupt)
+        assert main(command) == 130
+    assert "x.run holds the run; give the same command again" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+    assert main(command) == 0
+    assert {p.name for p in tmp_path.iterdir()} == {"whole", "x"}
+    pictures = [sorted((tmp_path / name / "images").iterdir()) for name in ("whole", "x")]
+    assert [a.read_bytes() for a in pictures[0]] == [b.read_bytes() for b in pictures[1]]
+    text = (tmp_path / "x" / "report.md").read_text()
+    assert "| train on from where it was stopped |" in text
+    assert f"| {whole.after['area_generated']:.4g} |" in text
 
 
 @pytest.mark.parametrize("bad", [{"kimg": 0.0}, {"kimg": float("nan")}, {"seed": -1}])
