@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 BACKBONE_FOLDER = "backbone"
 
 
-def _same_on_disk(backbone: Backbone, target: Path) -> bool:
-    """Whether the folder the backbone came from holds exactly it, and will after ``target``."""
-    if backbone.source_ is None:
+def _same_on_disk(source: Path | None, digest: str, target: Path) -> bool:
+    """Whether a backbone's folder holds just these weights, and will after ``target``."""
+    if source is None:
         return False
-    if backbone.source_.resolve().is_relative_to(target.resolve()):
+    if source.resolve().is_relative_to(target.resolve()):
         return False  # read from the folder that is about to be replaced
     try:
-        config, _ = load_folder(backbone.source_, "backbone")
+        config, _ = load_folder(source, "backbone")
     except DefectGenError:
         return False
-    return bool(config["digest"] == backbone.digest())
+    return bool(config["digest"] == digest)
 
 
 def save_synthesizer(
@@ -57,12 +57,13 @@ def save_synthesizer(
             "save_pretrained: fit(defect_imgs, masks) first; got an unfitted object; call fit."
         )
     backbone = synth.backbone_
-    if backbone.digest() != synth.backbone_digest_:
+    digest = backbone.digest()
+    if digest != synth.backbone_digest_:
         raise ConfigError(
             "save_pretrained: the backbone as it was when the branch was trained; got one whose "
             "weights have changed since; fit again, or load both anew."
         )
-    named = _same_on_disk(backbone, Path(folder))
+    named = _same_on_disk(backbone.source_, digest, Path(folder))
     if include_backbone is False and not named:
         raise ConfigError(
             "include_backbone: False only while the folder the backbone was read from holds the "
@@ -76,7 +77,7 @@ def save_synthesizer(
         "preset": synth.preset,
         "config": synth.config_,
         "networks": ["branch", "matching"] + ["discriminator"] * (synth.discriminator_ is not None),
-        "backbone": {"included": include, "source": source, "digest": backbone.digest()},
+        "backbone": {"included": include, "source": source, "digest": digest},
     }
     tensors = synthesizer_tensors(synth)
     if not include:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from defectgen import __version__
+from defectgen.files import run_beside
 
 
 def command_line() -> argparse.ArgumentParser:
@@ -163,7 +164,4 @@ def _add_info(commands: Any) -> None:
 
 def run_folder(arguments: argparse.Namespace) -> Path:
     """The run folder given, or the one beside the output."""
-    if getattr(arguments, "run_dir", None) is not None:
-        return Path(arguments.run_dir)
-    out = Path(arguments.out)
-    return out.with_name(out.name + ".run")
+    return run_beside(arguments.out) if arguments.run_dir is None else Path(arguments.run_dir)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from defectgen.arguments import command_line, run_folder
 from defectgen.errors import ConfigError, DefectGenError, DefectGenWarning
+from defectgen.files import run_beside
 
 if TYPE_CHECKING:
     from defectgen.synthesizer import DefectSynthesizer
@@ -50,12 +51,16 @@ def _fail(sentence: str, code: int) -> int:
 
 
 def _how_to_go_on(arguments: argparse.Namespace) -> str:
+    from defectgen.training.callbacks import RESUME_NAME
+
     if arguments.command in ("train-backbone", "fit"):
         run_dir = run_folder(arguments)
-        if (run_dir / "resume.pt").is_file():
+        if (run_dir / RESUME_NAME).is_file():
             return f"{run_dir} holds the run; give the same command with --resume to go on."
-    if arguments.command == "demo" and any(run_folder(arguments).glob("*/resume.pt")):
-        return f"{run_folder(arguments)} holds the run; give the same command again to go on."
+    if arguments.command == "demo":
+        runs = run_beside(arguments.out)
+        if any(runs.glob(f"*/{RESUME_NAME}")):
+            return f"{runs} holds the run; give the same command again to go on."
     return "nothing was kept; give the command again to start anew."
 
 
@@ -166,7 +171,7 @@ def _starting_point(arguments: argparse.Namespace) -> DefectSynthesizer:
     if arguments.warm_start is None:
         return DefectSynthesizer(backbone, preset=arguments.preset)
     synth = DefectSynthesizer.from_pretrained(arguments.warm_start, device=arguments.device)
-    if synth.backbone_.digest() != backbone.digest():
+    if synth.backbone_digest_ != backbone.digest():
         raise ConfigError(
             f"--warm-start: a branch of the same backbone; got {arguments.warm_start}, which "
             f"stands on another one than {arguments.backbone}; name its backbone"
@@ -178,8 +183,10 @@ def _starting_point(arguments: argparse.Namespace) -> DefectSynthesizer:
 
 def _check_run(arguments: argparse.Namespace) -> None:
     """Find out before hours of training what would spoil its result."""
+    from defectgen.training.callbacks import RESUME_NAME
+
     out, run_dir = Path(arguments.out), run_folder(arguments)
-    config, resume = out / "config.json", run_dir / "resume.pt"
+    config, resume = out / "config.json", run_dir / RESUME_NAME
     saved = config.is_file()
     if out.exists() and not saved and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(
@@ -217,7 +224,7 @@ def _sample(arguments: argparse.Namespace) -> None:
     metadata = {
         "truncation_psi": arguments.truncation_psi,
         "model_digest": tensor_digest(synthesizer_tensors(synth)),
-        "backbone_digest": synth.backbone_.digest(),
+        "backbone_digest": synth.backbone_digest_,
     }
     shown = tqdm(batches, desc="batches", disable=None)
     count = write_samples(shown, arguments.out, metadata=metadata)

@@ -185,39 +185,31 @@ def _published(
     config: BackboneConfig, kimg: float, batch_size: int | None, seed: int
 ) -> TrainConfig:
     """Numbers of the preset that both trainings share."""
-    batch = 32 if batch_size is None else batch_size
-    return TrainConfig(
-        kimg=kimg,
-        warm_kimg=0.0,
-        batch_size=batch,
-        seed=seed,
-        learning_rate=0.0025 if config.resolution < 1024 else 0.002,
-        r1_gamma=_published_gamma(config.resolution, batch),
-        ema_kimg=batch * 10 / 32,
-        ada_cap=None,
-    )
+    rate = 0.0025 if config.resolution < 1024 else 0.002
+    numbers = _numbers(config, kimg, 32 if batch_size is None else batch_size, seed)
+    return replace(numbers, learning_rate=rate, ada_cap=None)
 
 
 def _recipe(config: BackboneConfig, kimg: float, batch_size: int | None, seed: int) -> TrainConfig:
     """Numbers of the default that both trainings share."""
-    batch = 16 if batch_size is None else batch_size
+    numbers = _numbers(config, kimg, 16 if batch_size is None else batch_size, seed)
+    # The generator comes from the reconstruction and is refined, not built: at half of the
+    # published rate the first forty steps undo what it has learned (docs/lab-notes.md).
+    return replace(
+        numbers, learning_rate=0.0005, ada_kimg=100.0, ema_kimg=min(numbers.ema_kimg, 0.05 * kimg)
+    )
+
+
+def _numbers(config: BackboneConfig, kimg: float, batch: int, seed: int) -> TrainConfig:
+    """Published numbers that follow from resolution and batch size."""
     return TrainConfig(
         kimg=kimg,
         warm_kimg=0.0,
         batch_size=batch,
         seed=seed,
-        r1_gamma=_published_gamma(config.resolution, batch),
-        ema_kimg=min(batch * 10 / 32, 0.05 * kimg),
-        # The generator comes from the reconstruction and is refined, not built: at half of the
-        # published rate the first forty steps undo what it has learned (docs/lab-notes.md).
-        learning_rate=0.0005,
-        ada_kimg=100.0,
+        r1_gamma=0.0002 * config.resolution**2 / batch,
+        ema_kimg=batch * 10 / 32,
     )
-
-
-def _published_gamma(resolution: int, batch_size: int) -> float:
-    """R1 weight by the published rule 0.0002 * resolution^2 / batch size."""
-    return 0.0002 * resolution**2 / batch_size
 
 
 def backbone_training(

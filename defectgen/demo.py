@@ -19,11 +19,12 @@ from defectgen.data.example import example_folders
 from defectgen.data.images import PairSet, load_pairs
 from defectgen.demo_report import REPORT_NAME, SHEET_NAME, TITLE, DemoResult, report
 from defectgen.errors import ConfigError
-from defectgen.estimator import RESUME_NAME
+from defectgen.files import run_beside
 from defectgen.networks.defect import receptive_radius
 from defectgen.scores import score_table
 from defectgen.sheet import SheetRow, contact_sheet
 from defectgen.synthesizer import DefectSynthesizer
+from defectgen.training.callbacks import RESUME_NAME
 from defectgen.weights import tensor_digest
 from defectgen.writer import METADATA_NAME, write_samples
 
@@ -151,7 +152,7 @@ def _metadata(synth: DefectSynthesizer) -> dict[str, object]:
     return {
         "truncation_psi": 1.0,
         "model_digest": tensor_digest(synthesizer_tensors(synth)),
-        "backbone_digest": synth.backbone_.digest(),
+        "backbone_digest": synth.backbone_digest_,
         "category": "hazelnut",
         "defect": "colour",
     }
@@ -188,7 +189,7 @@ def _timed(step: str, seconds: dict[str, float]) -> Iterator[None]:
 def _run_folder(target: Path, from_scratch: bool, kimg: float, seed: int) -> Path:
     """Where the training of this very demo lies: one with other numbers has a folder of its own."""
     start = "scratch" if from_scratch else "continued"
-    return target.with_name(f"{target.name}.run") / f"{start}_{kimg:g}kimg_seed{seed}"
+    return run_beside(target) / f"{start}_{kimg:g}kimg_seed{seed}"
 
 
 def _remove_run(run_dir: Path) -> None:

@@ -18,6 +18,7 @@ from defectgen.errors import ConfigError, WeightsError
 from defectgen.messages import say
 from defectgen.rng import SEED_LIMIT, fresh_seed
 from defectgen.training.callbacks import (
+    RESUME_NAME,
     MaskMonitor,
     Progress,
     RunFolder,
@@ -34,7 +35,7 @@ _E = TypeVar("_E", bound="Parameters")
 #: Records of the history per run, at least; a tick is never shorter than one batch, nor longer than
 #: this many images: what an interrupt loses has to be minutes, also in a run of days.
 TICKS, LONGEST_TICK = 100, 1000
-RESUME_NAME, PREVIOUS_NAME = "resume.pt", "resume.previous.pt"
+PREVIOUS_NAME = "resume.previous.pt"
 
 
 class Parameters:

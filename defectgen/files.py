@@ -20,6 +20,12 @@ from defectgen.errors import ConfigError
 FOLDER_MARK = "config.json"
 
 
+def run_beside(out: str | os.PathLike[str]) -> Path:
+    """The run folder of an output that nobody named another for: OUT.run beside OUT."""
+    path = Path(out)
+    return path.with_name(f"{path.name}.run")
+
+
 @contextmanager
 def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path to write to, and move it to `path` when the block ends well.

@@ -108,7 +108,8 @@ class DefectSynthesizer(Parameters):
         backbone = self._resolve_backbone()
         shape = backbone.fitted().config
         pairs = load_pairs(defect_imgs, masks, resolution=shape.resolution, channels=shape.channels)
-        learned = self._learned(backbone)
+        digest = backbone.digest()
+        learned = self._learned(backbone, digest)
         warm = learned is None or not learned.knows(pairs)
         earlier = self.config_["trained_kimg"] if learned is not None else 0.0
         if resumed is not None:  # as when the run began, whatever was learned since
@@ -127,7 +128,6 @@ class DefectSynthesizer(Parameters):
         first = self.first_resolution
         task = build_task(backbone.to(device), pairs, train, policy, self.preset, first, learned)
         decided = decisions(task, pairs, policy, earlier)
-        digest = backbone.digest()
         try:
             run_task(task, pairs, policy, digest, run_dir, resumed, self.verbose, earlier)
         except (TrainingError, KeyboardInterrupt):
@@ -149,11 +149,11 @@ class DefectSynthesizer(Parameters):
         self.config_: dict[str, Any] = {**decided, "trained_kimg": kimg}
         self.history_ = task.state.history
 
-    def _learned(self, backbone: Backbone) -> Learned | None:
+    def _learned(self, backbone: Backbone, backbone_digest: str) -> Learned | None:
         """What an earlier fit left to continue from; without a discriminator the backbone's."""
         if not self.warm_start or not hasattr(self, "branch_"):
             return None
-        if backbone.digest() != self.backbone_digest_:
+        if backbone_digest != self.backbone_digest_:
             raise ConfigError(
                 "warm_start: the backbone whose weights the branch was trained on; got another; "
                 "take that one, or warm_start=False."

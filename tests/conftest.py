@@ -47,12 +47,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         )
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """The same sums on every machine; and on tiny tensors two threads mostly wait.
-
-    Before every test, so that one that takes more does not change the next.
-    """
+    """The same sums on every machine; and on tiny tensors two threads mostly wait."""
     import torch
 
     torch.set_num_threads(1)

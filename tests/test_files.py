@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from defectgen.errors import ConfigError
-from defectgen.files import atomic_file, atomic_folder, read_text, safe_join, sha256_file
+from defectgen.files import (
+    atomic_file,
+    atomic_folder,
+    read_text,
+    run_beside,
+    safe_join,
+    sha256_file,
+)
 
 
 def listing(folder: Path) -> list[str]:
@@ -214,3 +221,8 @@ def test_sha256_file_equals_the_hash_of_the_bytes(tmp_path: Path) -> None:
     data = bytes(range(256)) * 5000  # more than one piece
     (tmp_path / "a").write_bytes(data)
     assert sha256_file(tmp_path / "a") == hashlib.sha256(data).hexdigest()
+
+
+def test_a_run_lies_beside_its_output(tmp_path: Path) -> None:
+    assert run_beside(tmp_path / "out" / "paint") == tmp_path / "out" / "paint.run"
+    assert run_beside("v1.5") == Path("v1.5.run")  # the whole name is kept, not a suffix changed

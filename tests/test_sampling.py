@@ -92,14 +92,22 @@ def local_head(network, branch):
     initial_mask_bias(branch, hook.final_logits, 0.02)
 
 
+@pytest.fixture
+def take_threads():
+    """take_threads(n), for this test only."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize(
     ("head", "contained", "threads"),
     [("blob", True, 1), ("blob", False, 1), ("real", True, 2), ("real", False, 1)],
 )
 def test_image_and_twin_are_bit_identical_out_of_reach_of_the_gates(
-    networks, draw, head, contained, threads
+    networks, draw, head, contained, threads, take_threads
 ):
-    torch.set_num_threads(threads)
+    take_threads(threads)
     network, branch = networks(contained=contained)
     if head == "blob":
         branch.first.to_mask = Blob()

@@ -16,6 +16,7 @@ from defectgen.files import atomic_file
 from defectgen.messages import say
 from defectgen.training.state import TrainState
 
+RESUME_NAME = "resume.pt"
 #: Ticks between two resume files, and between two contact sheets.
 RESUME_TICKS = 5
 SHEET_TICKS = 10
@@ -54,7 +55,8 @@ class Progress:
                 "[{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]",
             )
             return
-        if state.images - state.config.batch_size < self._game(state) <= state.images:
+        adversarial = state.config.warm_kimg * 1000
+        if state.images - state.config.batch_size < adversarial <= state.images:
             # From here on an iteration costs several times as much: measured again.
             self._first, self._began = state.images, time.perf_counter()
         # The last batch may reach a little beyond the budget.
@@ -70,13 +72,9 @@ class Progress:
             )
 
     @staticmethod
-    def _game(state: TrainState) -> float:
-        """Images after which the adversarial part begins; infinite without a part before it."""
-        return state.config.warm_kimg * 1000 or float("inf")
-
-    def _proviso(self, state: TrainState) -> str:
+    def _proviso(state: TrainState) -> str:
         """What the estimate cannot know yet."""
-        if not state.images < self._game(state) < float("inf"):
+        if state.images >= state.config.warm_kimg * 1000:
             return ""
         return (
             f" at this speed; the adversarial part, from {state.config.warm_kimg:.2f} kimg on, is "
@@ -124,13 +122,13 @@ class RunFolder:
         with atomic_file(self.folder / "history.jsonl") as path:
             path.write_text("".join(json.dumps(record) + "\n" for record in state.history))
         if len(state.history) % RESUME_TICKS == 0:
-            self.save(self.folder / "resume.pt", state)
+            self.save(self.folder / RESUME_NAME, state)
         if len(state.history) % SHEET_TICKS == 0:
             self.draw(self.folder / f"sheet_{state.images / 1000:08.2f}kimg.png")
 
     def on_end(self, state: TrainState) -> None:
         """The state as it is now: complete, or the last good one."""
-        self.save(self.folder / "resume.pt", state)
+        self.save(self.folder / RESUME_NAME, state)
 
 
 class MaskMonitor:

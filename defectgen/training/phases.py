@@ -70,8 +70,9 @@ def lazy_phase(
     first: int,
 ) -> list[Phase]:
     """A lazy regularization term as a list of one phase; of none if its interval is 0."""
-    term = Phase(name=name, optimizers=(optimizer,), loss=loss, interval=interval or 1, first=first)
-    return [term] if interval else []
+    if not interval:
+        return []
+    return [Phase(name=name, optimizers=(optimizer,), loss=loss, interval=interval, first=first)]
 
 
 def lazy_adam(
