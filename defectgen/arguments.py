@@ -19,7 +19,7 @@ def command_line() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"defectgen {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_demo, _add_backbone, _add_fit, _add_sample, _add_info):
+    for add in (_add_demo, _add_backbone, _add_fit, _add_sample, _add_info, _add_kernels):
         add(commands)
     return parser
 
@@ -111,6 +111,7 @@ def _add_training(parser: argparse.ArgumentParser, out: str) -> None:
     parser.add_argument("--preset", choices=("dfmgan",), help="the published recipe")
     parser.add_argument("--kimg", type=float, help="thousands of training images")
     parser.add_argument("--batch-size", type=int, metavar="N")
+    _add_precision(parser)
     parser.add_argument(
         "--run-dir", metavar="DIR", help="history, sheets, resume file (default: OUT.run)"
     )
@@ -123,6 +124,15 @@ def _add_training(parser: argparse.ArgumentParser, out: str) -> None:
         choices=(0, 1, 2),
         default=1,
         help="progress bar: 0 none, 1 on a terminal (default), 2 always; lines come anyway",
+    )
+
+
+def _add_precision(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "bf16"),
+        default="fp32",
+        help="of features and convolutions (default: fp32)",
     )
 
 
@@ -146,6 +156,7 @@ def _add_sample(commands: Any) -> None:
         help="1 full variety (default), 0 the mean",
     )
     parser.add_argument("--batch-size", type=int, metavar="N", help="samples per forward pass")
+    _add_precision(parser)
     parser.add_argument(
         "--normals", action="store_true", help="also the same parts without the defect"
     )
@@ -160,6 +171,19 @@ def _add_info(commands: Any) -> None:
         "  defectgen info models/scratch",
     )
     parser.add_argument("folder", metavar="FOLDER", help="weights folder")
+
+
+def _add_kernels(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "kernels",
+        "Say whether the native kernels are in use, and why; or compile them ahead of time.",
+        "  defectgen kernels\n  defectgen kernels build\n  defectgen kernels build --force",
+    )
+    parser.add_argument("action", metavar="build", nargs="?", choices=("build",), help="compile")
+    parser.add_argument(
+        "--force", action="store_true", help="compile again, and retry what failed before"
+    )
 
 
 def run_folder(arguments: argparse.Namespace) -> Path:

@@ -64,6 +64,7 @@ class Backbone(Parameters, nn.Module):
             (small shifts, scale, brightness, contrast); "bgc" (everything, as published); or an
             :class:`~defectgen.augment.policy.AugmentPolicy`. The preset turns "auto" into "bgc".
         batch_size: None: 16; the preset 32.
+        precision: "fp32", or "bf16" for faster training and sampling on hardware that has it.
         run_dir: folder for history, contact sheets and the resume file; None writes nothing.
         seed: None draws one; it is kept in ``config_``.
         device: None takes a GPU where there is one.
@@ -86,6 +87,7 @@ class Backbone(Parameters, nn.Module):
         kimg: float | None = None,
         augment: str | AugmentPolicy = "auto",
         batch_size: int | None = None,
+        precision: str = "fp32",
         run_dir: str | os.PathLike[str] | None = None,
         seed: int | None = None,
         device: str | torch.device | None = None,
@@ -97,7 +99,7 @@ class Backbone(Parameters, nn.Module):
         self.preset = preset
         self.kimg = kimg
         self.augment = augment
-        self.batch_size = batch_size
+        self.batch_size, self.precision = batch_size, precision
         self.run_dir = run_dir
         self.seed = seed
         self.device = device
@@ -148,6 +150,7 @@ class Backbone(Parameters, nn.Module):
             kimg=self.kimg,
             batch_size=self.batch_size,
             seed=resolve_seed(self.seed, resumed),
+            precision=self.precision,
         )
         decided = {
             "backbone": config.to_dict(),
@@ -173,7 +176,7 @@ class Backbone(Parameters, nn.Module):
         self.freeze()
 
     def _check_parameters(self) -> None:
-        check_budget(self.preset, self.kimg, self.batch_size)
+        check_budget(self.preset, self.kimg, self.batch_size, self.precision)
         check_channels(self.channels)
         if self.resolution is not None:
             check_resolution(self.resolution)
@@ -241,7 +244,7 @@ class Backbone(Parameters, nn.Module):
         check_range("n", n, low=0, integer=True)
         check_range("truncation_psi", truncation_psi, low=0.0, high=2.0)
         seeds = sample_seeds(n, given_seed(seed))
-        return draw_good(network, seeds, truncation_psi)
+        return draw_good(network, seeds, truncation_psi, self.precision)
 
     # -- files -------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from defectgen.data.images import ImageSet
 from defectgen.data.sampler import InfiniteSampler
 from defectgen.estimator import Run, to_signed
 from defectgen.networks.discriminator import Discriminator
+from defectgen.networks.precision import in_precision
 from defectgen.networks.synthesis import Generator
 from defectgen.rng import generator
 from defectgen.sampling import backbone_sheet
@@ -76,11 +77,13 @@ def run_task(
     def draw(path: Path) -> None:
         backbone_sheet(path, task.average, data)
 
-    Run(
+    run = Run(
         title="backbone",
         kind="backbone",
         identity={"data": data.digest, "augmentation": str(policy)},
         run_dir=run_dir,
         verbose=verbose,
         draw=draw,
-    ).execute(task.state, batches, task.phases(), resumed)
+    )
+    with in_precision(config.precision, *task.networks()):
+        run.execute(task.state, batches, task.phases(), resumed)

@@ -135,6 +135,7 @@ def _train_backbone(arguments: argparse.Namespace) -> None:
         kimg=arguments.kimg,
         augment=arguments.augment,
         batch_size=arguments.batch_size,
+        precision=arguments.precision,
         run_dir=run_folder(arguments),
         seed=arguments.seed,
         device=arguments.device,
@@ -151,6 +152,7 @@ def _fit(arguments: argparse.Namespace) -> None:
     synth.set_params(
         kimg=arguments.kimg,
         batch_size=arguments.batch_size,
+        precision=arguments.precision,
         first_resolution=arguments.first_resolution,
         run_dir=run_folder(arguments),
         seed=arguments.seed,
@@ -213,6 +215,7 @@ def _sample(arguments: argparse.Namespace) -> None:
     from defectgen.writer import write_samples
 
     synth = DefectSynthesizer.from_pretrained(arguments.model, device=arguments.device)
+    synth.set_params(precision=arguments.precision)
     seed = fresh_seed() if arguments.seed is None else arguments.seed
     batches = synth.iter_samples(
         arguments.n,
@@ -223,6 +226,7 @@ def _sample(arguments: argparse.Namespace) -> None:
     )
     metadata = {
         "truncation_psi": arguments.truncation_psi,
+        "precision": arguments.precision,
         "model_digest": tensor_digest(synthesizer_tensors(synth)),
         "backbone_digest": synth.backbone_digest_,
     }
@@ -237,10 +241,22 @@ def _info(arguments: argparse.Namespace) -> None:
     print("\n".join(describe(arguments.folder)))
 
 
+def _kernels(arguments: argparse.Namespace) -> None:
+    from defectgen.ops import _build, _dispatch
+
+    if arguments.force and arguments.action != "build":
+        raise ConfigError("--force: belongs to 'build'; got it alone; say 'kernels build --force'")
+    errors = _build.build_all(arguments.force) if arguments.action == "build" else []
+    print("\n".join(_dispatch.describe()))
+    if errors:
+        raise errors[0]
+
+
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "demo": _demo,
     "train-backbone": _train_backbone,
     "fit": _fit,
     "sample": _sample,
     "info": _info,
+    "kernels": _kernels,
 }

@@ -104,6 +104,7 @@ class TrainConfig(_Record):
     warm_kimg: float  # the first part: reconstruction warm start; 0 switches it off
     batch_size: int
     seed: int
+    precision: str = "fp32"  # of features and convolutions: fp32 or bf16
     learning_rate: float = 0.0025  # Adam, both networks, before the lazy correction
     beta2: float = 0.99  # beta1 is 0
     style_mixing: float = 0.9  # probability
@@ -219,6 +220,7 @@ def backbone_training(
     kimg: float | None,
     batch_size: int | None,
     seed: int,
+    precision: str = "fp32",
 ) -> TrainConfig:
     """Resolve every number of backbone training from the data and what the user decided.
 
@@ -230,13 +232,17 @@ def backbone_training(
         batch_size: None takes 32 in the preset, else 16. The published rule for two GPUs is 32;
             here no number depends on how many GPUs there are.
         seed: of the run.
+        precision: "fp32" or "bf16".
     """
     if preset == "dfmgan":
-        return _published(config, 3000.0 if kimg is None else kimg, batch_size, seed)
+        numbers = _published(config, 3000.0 if kimg is None else kimg, batch_size, seed)
+        return replace(numbers, precision=precision)
     default = 36.0 if config.resolution < 128 else 500.0
     total = default if kimg is None else kimg
     recipe = _recipe(config, total, batch_size, seed)
-    return replace(recipe, warm_kimg=round(total * 2 / 3, 3), anchor_weight=10.0)
+    return replace(
+        recipe, warm_kimg=round(total * 2 / 3, 3), anchor_weight=10.0, precision=precision
+    )
 
 
 def defect_training(
@@ -247,6 +253,7 @@ def defect_training(
     batch_size: int | None,
     seed: int,
     warm: bool,
+    precision: str = "fp32",
 ) -> TrainConfig:
     """Resolve every number of defect training.
 
@@ -257,10 +264,11 @@ def defect_training(
         batch_size: None takes 32 in the preset, else 16.
         seed: of the run.
         warm: begin with the reconstruction phase (not when an earlier fit is continued).
+        precision: "fp32" or "bf16".
     """
     if preset == "dfmgan":
         numbers = _published(config, 400.0 if kimg is None else kimg, batch_size, seed)
-        return replace(numbers, ema_rampup=None, ada_kimg=100.0)
+        return replace(numbers, ema_rampup=None, ada_kimg=100.0, precision=precision)
     default = 20.0 if config.resolution < 128 else 200.0
     total = default if kimg is None else kimg
     return replace(
@@ -272,4 +280,5 @@ def defect_training(
         anchor_weight=50.0,
         match_augment=True,
         composite_reals=True,
+        precision=precision,
     )

@@ -20,6 +20,7 @@ from defectgen.errors import ConfigError
 from defectgen.estimator import Run, to_signed
 from defectgen.networks.defect import DefectBranch
 from defectgen.networks.discriminator import Discriminator
+from defectgen.networks.precision import in_precision
 from defectgen.sampling import defect_sheet
 from defectgen.training.defect_start import new_networks, set_mask_bias
 from defectgen.training.defect_task import DefectTask
@@ -137,7 +138,7 @@ def run_task(
     def draw(path: Path) -> None:
         defect_sheet(path, task.backbone, task.average, pairs)
 
-    Run(
+    run = Run(
         title="defect",
         kind="synthesizer",
         identity={
@@ -150,4 +151,6 @@ def run_task(
         verbose=verbose,
         draw=draw,
         continued_from_kimg=continued_from_kimg,
-    ).execute(task.state, batches, task.phases(), resumed)
+    )
+    with in_precision(config.precision, *task.networks()):
+        run.execute(task.state, batches, task.phases(), resumed)

@@ -18,6 +18,7 @@ from defectgen.checks import check_range
 from defectgen.data.example import example_folders
 from defectgen.data.images import PairSet, load_pairs
 from defectgen.demo_report import REPORT_NAME, SHEET_NAME, TITLE, DemoResult, report
+from defectgen.demo_speed import measure_speed
 from defectgen.errors import ConfigError
 from defectgen.files import run_beside
 from defectgen.networks.defect import receptive_radius
@@ -92,16 +93,15 @@ def demo(
         synth.fit(example.defects, example.masks, resume=True)
     with _timed("sample", seconds):
         samples = _draw(synth, seed)
-    with _timed("score after", seconds):
-        after = _score(synth, real, samples)
     result = DemoResult(
         folder=target,
         from_scratch=from_scratch,
         kimg=synth.config_["trained_kimg"] - earlier,
         earlier_kimg=earlier,
         before=before,
-        after=after,
+        after=_after(synth, real, samples, seconds),
         seconds=seconds,
+        speed=_speed(synth, real, seconds),
     )
     _write(result, real, samples, _metadata(synth), seed)
     _remove_run(run_dir)
@@ -129,6 +129,18 @@ def _draw(synth: DefectSynthesizer, seed: int) -> DefectBatch:
 def _score(synth: DefectSynthesizer, real: PairSet, samples: DefectBatch) -> dict[str, float]:
     first, side = synth.branch_.resolutions[0], int(samples.images.shape[-1])
     return score_table(real, samples, receptive_radius(first, side))
+
+
+def _after(
+    synth: DefectSynthesizer, real: PairSet, samples: DefectBatch, seconds: dict[str, float]
+) -> dict[str, float]:
+    with _timed("score after", seconds):
+        return _score(synth, real, samples)
+
+
+def _speed(synth: DefectSynthesizer, real: PairSet, seconds: dict[str, float]) -> dict[str, float]:
+    with _timed("measure the speed", seconds):
+        return measure_speed(synth, real)
 
 
 def _write(

@@ -51,3 +51,7 @@ class DataWarning(DefectGenWarning):
 
 class TrainingWarning(DefectGenWarning):
     """Training goes on, but the numbers say that its result may be poor."""
+
+
+class KernelWarning(DefectGenWarning):
+    """A native kernel cannot be had; plain PyTorch computes the same, slower."""

@@ -15,7 +15,9 @@ from torch import Tensor
 from defectgen.checks import check_range
 from defectgen.config import check_preset
 from defectgen.errors import ConfigError, WeightsError
+from defectgen.memory import kept_memory
 from defectgen.messages import say
+from defectgen.networks.precision import check_precision
 from defectgen.rng import SEED_LIMIT, fresh_seed
 from defectgen.training.callbacks import (
     RESUME_NAME,
@@ -66,9 +68,12 @@ class Parameters:
         return self
 
 
-def check_budget(preset: str | None, kimg: float | None, batch_size: int | None) -> None:
-    """Raise ConfigError for a preset, budget or batch size outside its rule."""
+def check_budget(
+    preset: str | None, kimg: float | None, batch_size: int | None, precision: str
+) -> None:
+    """Raise ConfigError for a preset, budget, batch size or precision outside its rule."""
     check_preset(preset)
+    check_precision(precision)
     if kimg is not None:
         check_range("kimg", kimg, low=0.001)
     if batch_size is not None:
@@ -149,7 +154,8 @@ class Run:
                 callbacks.append(TensorBoard(self.run_dir / "tensorboard"))
         total = round(state.config.kimg * 1000)
         tick = max(state.config.batch_size, min(total // TICKS, LONGEST_TICK))
-        run(state, batches, phases, callbacks, tick_images=tick)
+        with kept_memory():
+            run(state, batches, phases, callbacks, tick_images=tick)
 
     def _save(self, path: Path, state: TrainState) -> None:
         payload = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -9,7 +10,10 @@ from torch import Tensor
 
 from defectgen.batch import DefectBatch
 from defectgen.data.images import ImageSet, PairSet
+from defectgen.memory import kept_memory
 from defectgen.networks.defect import DefectBranch
+from defectgen.networks.layers import constant_weights
+from defectgen.networks.precision import in_precision
 from defectgen.networks.synthesis import Generator
 from defectgen.rng import SampleNoise, latents, sample_seeds
 from defectgen.sheet import SheetRow, contact_sheet
@@ -24,14 +28,17 @@ def to_unit(images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def draw_good(network: Generator, seeds: tuple[int, ...], psi: float) -> Tensor:
+def draw_good(
+    network: Generator, seeds: tuple[int, ...], psi: float, precision: str = "fp32"
+) -> Tensor:
     """Good parts of these seeds, float32 (n, C, R, R) in [0, 1], on the CPU."""
     device = network.mapping.w_avg.device
     parts = []
-    for first in range(0, len(seeds), SAMPLE_BATCH):
-        some = seeds[first : first + SAMPLE_BATCH]
-        z = latents(some, network.config.z_dim, "object").to(device)
-        parts.append(to_unit(network(z, SampleNoise(some), psi=psi)))
+    with kept_memory(), constant_weights(network), in_precision(precision, network):
+        for first in range(0, len(seeds), SAMPLE_BATCH):
+            some = seeds[first : first + SAMPLE_BATCH]
+            z = latents(some, network.config.z_dim, "object").to(device)
+            parts.append(to_unit(network(z, SampleNoise(some), psi=psi)))
     side, channels = network.config.resolution, network.config.channels
     return torch.cat(parts) if parts else torch.zeros(0, channels, side, side)
 
@@ -61,6 +68,26 @@ def draw_defects(
     image = network.synthesis(ws, noise, hook)
     twin = to_unit(network.synthesis(ws, noise)) if normals else None
     return DefectBatch(to_unit(image), hook.mask.cpu(), twin, None, tuple(seeds))
+
+
+def iter_defects(
+    network: Generator,
+    branch: DefectBranch,
+    seeds: tuple[int, ...],
+    psi: float,
+    *,
+    normals: bool,
+    batch_size: int,
+    precision: str = "fp32",
+) -> Iterator[DefectBatch]:
+    """All batches of these seeds; what they share is computed once and kept until the last."""
+    with kept_memory(), constant_weights(network, branch):
+        for first in range(0, len(seeds), batch_size):
+            some = seeds[first : first + batch_size]
+            # Not around the yield: another iterator over the same backbone may want another one.
+            with in_precision(precision, network, branch):
+                batch = draw_defects(network, branch, some, psi, normals=normals)
+            yield batch
 
 
 def backbone_sheet(path: Path, network: Generator, data: ImageSet) -> None:

@@ -30,7 +30,7 @@ from defectgen.networks.defect import DefectBranch
 from defectgen.networks.discriminator import Discriminator
 from defectgen.networks.synthesis import Generator
 from defectgen.rng import sample_seeds
-from defectgen.sampling import SAMPLE_BATCH, draw_defects
+from defectgen.sampling import SAMPLE_BATCH, draw_defects, iter_defects
 from defectgen.training.defect_task import DefectTask
 
 
@@ -43,6 +43,7 @@ class DefectSynthesizer(Parameters):
         kimg: budget, thousands of training images shown. None: 20 below 128 px, 200 above; the
             preset 400.
         batch_size: None: 16; the preset 32.
+        precision: "fp32", or "bf16" for faster training and sampling on hardware that has it.
         first_resolution: lowest resolution that the branch manipulates, a power of two from 8 to
             the image's: a larger one for smaller defects. None: a quarter of the image's.
         warm_start: continue from the branch of the last ``fit`` (or ``from_pretrained``) instead
@@ -67,6 +68,7 @@ class DefectSynthesizer(Parameters):
         preset: str | None = None,
         kimg: float | None = None,
         batch_size: int | None = None,
+        precision: str = "fp32",
         first_resolution: int | None = None,
         warm_start: bool = False,
         run_dir: str | os.PathLike[str] | None = None,
@@ -76,7 +78,7 @@ class DefectSynthesizer(Parameters):
     ) -> None:
         self.backbone, self.preset = backbone, preset
         self.kimg, self.batch_size, self.warm_start = kimg, batch_size, warm_start
-        self.first_resolution = first_resolution
+        self.first_resolution, self.precision = first_resolution, precision
         self.run_dir, self.seed, self.device, self.verbose = run_dir, seed, device, verbose
 
     # -- learning ----------------------------------------------------------------------------------
@@ -100,7 +102,7 @@ class DefectSynthesizer(Parameters):
             ImageError, MaskError: listing every unusable file.
             TrainingError: if training diverged; the last good state is kept.
         """
-        check_budget(self.preset, self.kimg, self.batch_size)
+        check_budget(self.preset, self.kimg, self.batch_size, self.precision)
         if self.first_resolution is not None:
             check_range("first_resolution", self.first_resolution, low=8, integer=True)
         run_dir = as_folder(self.run_dir)
@@ -122,6 +124,7 @@ class DefectSynthesizer(Parameters):
             batch_size=self.batch_size,
             seed=resolve_seed(self.seed, resumed),
             warm=warm,
+            precision=self.precision,
         )
         policy = defect_policy(self.preset, backbone)
         device = resolve_device(self.device)
@@ -241,11 +244,14 @@ class DefectSynthesizer(Parameters):
             drawn = torch.randint(2**31, (), generator=generator, device=generator.device)
             seed = int(drawn)
         seeds = sample_seeds(n, given_seed(seed))
-        return (
-            draw_defects(
-                network, branch, seeds[k : k + size], truncation_psi, normals=return_normals
-            )
-            for k in range(0, n, size)
+        return iter_defects(
+            network,
+            branch,
+            seeds,
+            truncation_psi,
+            normals=return_normals,
+            batch_size=size,
+            precision=self.precision,
         )
 
     def _fitted(self) -> tuple[Generator, DefectBranch]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 
@@ -26,6 +27,30 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--data", metavar="PATH", help="folder of real data sets in MVTec layout")
     parser.addoption("--runslow", action="store_true", help="run the tests marked slow as well")
     parser.addoption("--device", default="cpu", help="torch device of the tests that ask for one")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # One build of the native kernels for every run in this checkout, and none in the user's cache.
+    os.environ.setdefault("DEFECTGEN_CACHE", str(Path(__file__).parents[1] / ".cache"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> None:
+    """Build and load the kernels before the first test, so that no test's limit pays for it.
+
+    Where that fails, the tests run on the reference, after one line; tests/ops say more.
+    """
+    if session.config.option.collectonly or not session.items:
+        return
+    from defectgen.errors import KernelWarning
+    from defectgen.ops import _dispatch
+
+    device = session.config.getoption("--device").partition(":")[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", KernelWarning)
+        loaded = {kind: _dispatch.native(kind) for kind in {"cpu", device}}
+    if not all(loaded.values()) and _dispatch.mode() != "reference":
+        print(*_dispatch.describe(), sep="\n")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -183,3 +208,31 @@ def fitted_synth(fitted_backbone):
     from defectgen import DefectSynthesizer
 
     return _fitted(lambda: DefectSynthesizer(fitted_backbone, **TINY_FIT).fit(*_defects(6)))
+
+
+# -- native kernels ---
+
+
+@pytest.fixture
+def workshop(tmp_path, monkeypatch):
+    """Folder with a tiny library to build in ``csrc`` instead of ours, and an empty ``cache``.
+
+    Nothing that this process has built or found out before is known while the test runs.
+    """
+    from defectgen.ops import _build, _cache, _dispatch, _recipe
+
+    csrc = tmp_path / "csrc"
+    csrc.mkdir()
+    (csrc / "answer.h").write_text("#define ANSWER 42\n")
+    export = '#include "answer.h"\nextern "C" __attribute__((visibility("default"))) '
+    (csrc / "bind_cpu.cpp").write_text(export + "int answer() { return ANSWER; }\n")
+    (csrc / "bind_cuda.cpp").write_text("int nothing;\n")
+    (csrc / "answer_cuda.cu").write_text("__global__ void nothing() {}\n")
+    monkeypatch.setattr(_recipe, "CSRC", csrc)
+    monkeypatch.setattr(_build, "_loaded", {})
+    monkeypatch.setattr(_cache, "_instead", {})
+    monkeypatch.setattr(_dispatch, "_answers", {})
+    monkeypatch.setenv("DEFECTGEN_CACHE", str(tmp_path / "cache"))
+    for name in ("CXX", "DEFECTGEN_KERNELS", "TORCH_CUDA_ARCH_LIST"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path

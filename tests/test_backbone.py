@@ -46,7 +46,8 @@ def equal_weights(a, b):
 def test_constructor_stores_what_it_is_given(tmp_path):
     given = {
         "resolution": 64, "channels": 1, "preset": None, "kimg": 3, "augment": POLICIES["safe"],
-        "batch_size": 7, "run_dir": tmp_path / "x", "seed": 9, "device": "cpu", "verbose": 2,
+        "batch_size": 7, "precision": "bf16",
+            "run_dir": tmp_path / "x", "seed": 9, "device": "cpu", "verbose": 2,
     }  # fmt: skip
     assert set(given) == set(inspect.signature(Backbone).parameters)
     backbone = Backbone(**given)

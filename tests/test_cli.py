@@ -205,6 +205,44 @@ def test_info_counts_parameters(models, capsys):
     assert f"parameters.generator: {count:,}" in capsys.readouterr().out.splitlines()
 
 
+def test_kernels_says_mode_state_and_reason(workshop, monkeypatch, capsys):
+    monkeypatch.setenv("CXX", str(workshop / "gone"))
+    assert run("kernels") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "mode: auto"
+    assert lines[1].startswith("cpu: unavailable; compiler: ")
+    assert lines[2].startswith("cuda: ")
+    assert lines[-1] == f"cache: {workshop / 'cache' / 'kernels'}"
+
+
+def test_kernels_build_compiles_what_can_exist(workshop, monkeypatch, capsys):
+    from defectgen.ops import _build, _recipe
+
+    def write(kind, name, fresh, flags, tools):
+        (fresh / _build._file(kind)).write_bytes(b"machine code")
+
+    monkeypatch.setattr(_build, "_compile", write)
+    monkeypatch.setattr(_build, "find", lambda kind: Tools())
+    monkeypatch.setattr(_recipe.torch.version, "cuda", None)
+    assert run("kernels", "build") == 0
+    captured = capsys.readouterr()
+    assert "compiling those for cpu" in captured.err
+    lines = captured.out.splitlines()
+    assert "cpu: built; ready to be loaded" in lines
+    assert "cuda: unavailable; this PyTorch has no CUDA" in lines
+    assert run("kernels", "build") == 0
+    assert "compiling" not in capsys.readouterr().err
+    assert run("kernels", "build", "--force") == 0
+    assert "compiling" in capsys.readouterr().err
+
+
+class Tools:
+    name = "fake 1.0"
+
+    def takes(self, flag):
+        return True
+
+
 # -- failures --------------------------------------------------------------------------------------
 
 
@@ -217,6 +255,20 @@ def test_info_refuses_what_is_no_weights_folder_in_one_sentence(tmp_path, capsys
     assert captured.out == ""
     assert captured.err.startswith("defectgen: ")
     assert len(captured.err.strip().splitlines()) == 1
+
+
+def test_kernels_that_cannot_be_built_are_exit_code_1(workshop, monkeypatch, capsys):
+    monkeypatch.setenv("CXX", str(workshop / "gone"))
+    assert run("kernels", "build") == 1
+    captured = capsys.readouterr()
+    assert "cpu: unavailable" in captured.out
+    assert captured.err.startswith("defectgen: compiler: ")
+    assert len(captured.err.strip().splitlines()) == 1
+
+
+def test_force_without_build_is_refused(workshop, capsys):
+    assert run("kernels", "--force") == 1
+    assert "--force: belongs to 'build'" in capsys.readouterr().err
 
 
 def test_sampling_into_a_full_folder_is_refused(models, tmp_path, capsys):

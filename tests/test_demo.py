@@ -7,18 +7,29 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from defectgen import Backbone, ConfigError, DefectSynthesizer
 from defectgen import demo as module
 from defectgen.cli import main
 from defectgen.data.example import ExampleFolders
+from defectgen.data.images import load_pairs
 from defectgen.demo import DEMO_SAMPLES, demo
 from defectgen.demo_report import TITLE, DemoResult, report, score_lines
+from defectgen.demo_speed import measure_speed
+from defectgen.ops._dispatch import mode
 from defectgen.scores import PROTOCOLS
 
 # Two iterations teach no mask, and the alarm says so.
 pytestmark = pytest.mark.filterwarnings("ignore::defectgen.errors.TrainingWarning")
+SPEED = {
+    "native": 1.0,
+    "sampling": 2.0,
+    "sampling, plain": 3.0,
+    "training": 40.0,
+    "training, plain": 50.0,
+}
 PARTS = {"images", "masks", "normals", "metadata.jsonl", "contact_sheet.png", "report.md"}
 
 
@@ -48,6 +59,7 @@ def stand_in(tmp_path_factory):
 @pytest.fixture
 def example(stand_in, monkeypatch):
     monkeypatch.setattr(module, "example_folders", lambda: stand_in)
+    monkeypatch.setattr(module, "measure_speed", lambda synth, pairs: dict(SPEED))
     return stand_in
 
 
@@ -163,6 +175,7 @@ def result(before: dict[str, float] | None) -> DemoResult:
         before=before,
         after=after,
         seconds={"train": 60.0, "sample": 1.5},
+        speed=dict(SPEED),
     )
 
 
@@ -183,7 +196,8 @@ def test_scores_before_are_none_from_scratch():
     assert "| swd_real | none | 0.5 |" in score_lines(result(None))
 
 
-def test_the_command_on_the_shipped_weights(tmp_path, capsys):
+def test_the_command_on_the_shipped_weights(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(module, "measure_speed", lambda synth, pairs: dict(SPEED))
     out = tmp_path / "demo"
     assert main(["demo", "--out", str(out), "--kimg", "0.064"]) == 0
     captured = capsys.readouterr()
@@ -192,3 +206,22 @@ def test_the_command_on_the_shipped_weights(tmp_path, capsys):
     # The bar is shown even though this is no terminal.
     assert "kimg" in captured.err
     assert {p.name for p in out.iterdir()} == PARTS
+
+
+def test_the_speed_is_measured_both_ways(stand_in):
+    synth = DefectSynthesizer.from_pretrained(stand_in.synthesizer, device="cpu")
+    pairs = load_pairs(stand_in.defects, stand_in.masks, resolution=32, channels=3)
+    before = {name: value.clone() for name, value in synth.branch_.state_dict().items()}
+    found = measure_speed(synth, pairs)
+    assert set(found) == set(SPEED)
+    assert all(value > 0 for name, value in found.items() if name != "native")
+    # Another mode than before would make every later figure of the process a lie.
+    assert mode() == "auto"
+    assert all(torch.equal(value, before[k]) for k, value in synth.branch_.state_dict().items())
+
+
+def test_the_report_says_by_how_much_it_is_faster():
+    text = report(result(None), 17, 64, 5)
+    assert "| sampling | 2.00 | 3.00 | 1.50 |" in text
+    assert "| training | 40.00 | 50.00 | 1.25 |" in text
+    assert "\nNative kernels and kept memory against" in text

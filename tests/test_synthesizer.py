@@ -54,7 +54,7 @@ def backbone_folder(fitted_backbone, tmp_path_factory):
 def test_constructor_stores_what_it_is_given(fitted_backbone, tmp_path):
     given = {
         "backbone": fitted_backbone, "preset": "dfmgan", "kimg": 3, "batch_size": 7,
-        "first_resolution": 16,
+        "first_resolution": 16, "precision": "bf16",
         "warm_start": True, "run_dir": tmp_path / "x", "seed": 9, "device": "cpu", "verbose": 2,
     }  # fmt: skip
     assert set(given) == set(inspect.signature(DefectSynthesizer).parameters)

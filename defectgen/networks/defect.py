@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from defectgen.config import BackboneConfig, DefectConfig
 from defectgen.errors import ConfigError
-from defectgen.networks.layers import ModulatedLayer, ToChannels, initialize
+from defectgen.networks.layers import ModulatedLayer, ToChannels, initialize, two_layers
 from defectgen.networks.mapping import MappingNetwork
 from defectgen.ops import masked_add
 from defectgen.ops.masked_add import upsample_logits
@@ -73,7 +73,7 @@ class DefectAwareResBlock(nn.Module):
 
     def features(self, x_in: Tensor, ws: Tensor, noise: Noise) -> Tensor:
         """H_r: x_in (N, I, r/2, r/2), ws (N, >=2, W) -> (N, C, r, r), not gated."""
-        return self.conv1(self.conv0(x_in, ws[:, 0], noise), ws[:, 1], noise)  # type: ignore[no-any-return]
+        return two_layers(self.conv0, self.conv1, x_in, ws, noise)
 
     def logits(self, features: Tensor, w: Tensor) -> Tensor:
         """m_r: ungated H_r (N, C, r, r) and w (N, W) -> mask logits (N, 1, r, r) in float32.

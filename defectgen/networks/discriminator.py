@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from defectgen.networks.layers import Conv2d, Linear, initialize, minibatch_std
+from defectgen.networks.precision import PreciseBlock
 
 
-class DiscriminatorBlock(nn.Module):
+class DiscriminatorBlock(PreciseBlock):
     """3x3, 3x3 down, 1x1 down skip; both paths scaled by sqrt(1/2) and summed."""
 
     def __init__(self, in_channels: int, out_channels: int, clamp: float | None) -> None:
@@ -60,11 +62,16 @@ class Discriminator(nn.Module):
         self.blocks = nn.ModuleDict(
             {str(r): DiscriminatorBlock(width(r), width(r // 2), clamp) for r in resolutions}
         )
-        self.in_half = {r: r > resolution >> half_resolutions for r in resolutions}
+        for r in resolutions:
+            self.block(r).in_half = r > resolution >> half_resolutions
         last = width(4)
         self.conv = Conv2d(last + 1, last, 3, act="lrelu", clamp=clamp)
         self.dense = Linear(last * 16, last, act="lrelu")
         self.out = Linear(last, 1)
+
+    def block(self, resolution: int) -> DiscriminatorBlock:
+        """Return the block of this resolution."""
+        return cast(DiscriminatorBlock, self.blocks[str(resolution)])
 
     def reset(self, generator: torch.Generator) -> None:
         """Draw all weights from one generator."""
@@ -72,11 +79,11 @@ class Discriminator(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, R, R) in [-1, 1] -> logits (N, 1) float32."""
-        dtype = x.dtype
-        x = x.contiguous(memory_format=torch.channels_last)
-        first = next(iter(self.in_half.values()))
-        x = self.from_input(x.to(torch.float16 if first and x.is_cuda else dtype))
-        for key, block in self.blocks.items():
-            x = block(x.to(torch.float16 if self.in_half[int(key)] and x.is_cuda else dtype))
-        x = self.conv(minibatch_std(x.to(dtype), self.minibatch_group))
+        like = x
+        blocks = [self.block(int(key)) for key in self.blocks]
+        x = x.to(blocks[0].working(like), memory_format=torch.channels_last)
+        x = self.from_input(x)
+        for block in blocks:
+            x = block(x.to(block.working(like)))
+        x = self.conv(minibatch_std(x.to(like.dtype), self.minibatch_group))
         return self.out(self.dense(x.contiguous().flatten(1)))  # type: ignore[no-any-return]

@@ -6,15 +6,28 @@ Letters: N batch, C or I/O channels, H/W pixels, W latent.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypedDict
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from defectgen.ops import bias_act, downsample2d, modulated_conv2d, upfirdn2d
-from defectgen.ops.modulated_conv2d import demodulation, guard_overflow
-from defectgen.ops.upfirdn2d import binomial_filter
+from defectgen.ops import bias_act, downsample2d, upfirdn2d
+from defectgen.ops._library import needs_graph
+from defectgen.ops.convolution import conv2d
+from defectgen.ops.modulated_conv2d import (
+    convolve,
+    demodulation,
+    energy,
+    guard_overflow,
+    kernel_for,
+    pointwise,
+    up_padding,
+)
+from defectgen.ops.upfirdn2d import binomial_filter, upfirdn2d_bias_act
 from defectgen.rng import Noise
 
 
@@ -89,13 +102,13 @@ class Conv2d(nn.Module):
         weight = (self.weight * (gain / math.sqrt(self.weight[0].numel()))).to(x.dtype)
         bias = None if self.bias is None else self.bias * gain
         if not self.down:
-            x = F.conv2d(x, weight, padding=kernel // 2)
+            x = conv2d(x, weight, padding=kernel // 2)
         elif kernel == 1:
-            x = F.conv2d(downsample2d(x), weight)
+            x = conv2d(downsample2d(x), weight)
         else:
             around = kernel // 2 + 1
             taps = binomial_filter(x.device, x.dtype)
-            x = F.conv2d(upfirdn2d(x, taps, pad=(around,) * 4), weight, stride=2)
+            x = conv2d(upfirdn2d(x, taps, pad=(around,) * 4), weight, stride=2)
         return bias_act(x, bias, act=self.act, gain=1.0, clamp=clamp)
 
 
@@ -103,7 +116,12 @@ class ModulatedLayer(nn.Module):
     """Modulated convolution, demodulation, noise, bias, leaky ReLU (StyleGAN2, figure 2d).
 
     ``name`` is the key under which the noise source knows this layer.
+
+    Attributes:
+        kept: what follows from the weights alone, inside :func:`constant_weights`; else None.
     """
+
+    kept: dict[tuple[torch.dtype, int], tuple[Tensor, Tensor]] | None = None
 
     def __init__(
         self,
@@ -128,18 +146,94 @@ class ModulatedLayer(nn.Module):
         with torch.no_grad():
             self.weight.normal_(generator=generator)
 
-    def forward(self, x: Tensor, w: Tensor, noise: Noise) -> Tensor:
-        """x (N, I, H, W), w (N, W) -> (N, O, H*up, W*up)."""
+    def prepared(self, w: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Weight (O, I, 3, 3) and styles (N, I) for features of this dtype."""
         styles: Tensor = self.affine(w)
-        weight: Tensor = self.weight
-        if x.dtype == torch.float16:
-            weight, styles = guard_overflow(weight, styles)
-        y = modulated_conv2d(x, weight, styles, demodulate=False, up=self.up)
+        if dtype == torch.float16:
+            return guard_overflow(self.weight, styles)
+        return self.weight, styles
+
+    def _constants(self, weight: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The kernel for features of this dtype, and the energies (O, I) for demodulation."""
+        kept = None if torch.is_grad_enabled() else self.kept
+        # The version counts changes in place, of a network that learns between two samples.
+        key = dtype, self.weight._version
+        if kept is not None and key in kept:
+            return kept[key]
+        found = kernel_for(weight, dtype, self.up), energy(weight)
+        if kept is not None:
+            kept[key] = found
+        return found
+
+    def forward(
+        self,
+        x: Tensor,
+        w: Tensor,
+        noise: Noise,
+        *,
+        modulated: bool = False,
+        post: Tensor | None = None,
+    ) -> Tensor:
+        """x (N, I, H, W), w (N, W) -> (N, O, H*up, W*up).
+
+        ``modulated``: x was multiplied by the styles before. ``post`` (N, O): styles of the next
+        layer, multiplied onto the result.
+        """
+        weight, styles = self.prepared(w, x.dtype)
+        x = x if modulated else bias_act(x, scale=styles)
         plane = noise(self.name, x.shape[0], self.resolution)
         if plane is not None:
             plane = plane.to(x.device) * self.noise_strength
-        scale = demodulation(weight, styles)
-        return bias_act(y, self.bias, scale=scale, noise=plane, act="lrelu", clamp=self.clamp)
+        kernel, energies = self._constants(weight, x.dtype)
+        y = convolve(x, kernel, self.up)
+        scale = demodulation(energies, styles)
+        end: _End = {"scale": scale, "noise": plane, "post": post, "clamp": self.clamp}
+        if self.up == 1:
+            return bias_act(y, self.bias, act="lrelu", **end)
+        taps, pad = binomial_filter(y.device, y.dtype), up_padding(weight)
+        if needs_graph(y, self.bias, scale, plane, post):
+            y = upfirdn2d(y, taps, pad=pad, gain=4.0)
+            return bias_act(y, self.bias, act="lrelu", **end)
+        return upfirdn2d_bias_act(
+            y, taps, pad=pad, filter_gain=4.0, bias=self.bias, act="lrelu", **end
+        )
+
+
+class _End(TypedDict):
+    """What follows a convolution."""
+
+    scale: Tensor
+    noise: Tensor | None
+    post: Tensor | None
+    clamp: float | None
+
+
+def two_layers(
+    conv0: ModulatedLayer, conv1: ModulatedLayer, x: Tensor, ws: Tensor, noise: Noise
+) -> Tensor:
+    """conv1(conv0(x)), the modulation of conv1 done by the end of conv0.
+
+    x (N, I, r/2, r/2), ws (N, >=2, W) -> (N, C, r, r).
+    """
+    _, styles = conv1.prepared(ws[:, 1], x.dtype)
+    y: Tensor = conv0(x, ws[:, 0], noise, post=styles)
+    return conv1(y, ws[:, 1], noise, modulated=True)  # type: ignore[no-any-return]
+
+
+@contextmanager
+def constant_weights(*networks: nn.Module) -> Iterator[None]:
+    """Compute what follows from the weights of these networks once for all passes inside.
+
+    Holds for passes without a graph; others compute as ever.
+    """
+    layers = [m for n in networks for m in n.modules() if isinstance(m, ModulatedLayer)]
+    for layer in layers:
+        layer.kept = {}
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.kept = None
 
 
 class ToChannels(nn.Module):
@@ -165,8 +259,8 @@ class ToChannels(nn.Module):
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         """x (N, I, H, W), w (N, W) -> (N, O, H, W)."""
         styles = self.affine(w) / math.sqrt(self.weight.shape[1])
-        y = modulated_conv2d(x, self.weight, styles, demodulate=False)
-        return bias_act(y, self.bias, clamp=self.clamp)
+        y = pointwise(x, self.weight, styles, self.bias)
+        return y if self.clamp is None else y.clamp(-self.clamp, self.clamp)
 
 
 def minibatch_std(x: Tensor, group: int) -> Tensor:

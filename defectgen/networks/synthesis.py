@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from defectgen.config import BackboneConfig
-from defectgen.networks.layers import ModulatedLayer, ToChannels, initialize
+from defectgen.networks.layers import ModulatedLayer, ToChannels, initialize, two_layers
 from defectgen.networks.mapping import MappingNetwork
+from defectgen.networks.precision import PreciseBlock
 from defectgen.ops import upsample2d
 from defectgen.rng import Noise
 
@@ -25,7 +26,7 @@ class Residual(Protocol):
         ...
 
 
-class SynthesisBlock(nn.Module):
+class SynthesisBlock(PreciseBlock):
     """One resolution: conv0 (doubles it, absent at 4 px), conv1, ToRGB."""
 
     def __init__(self, config: BackboneConfig, resolution: int) -> None:
@@ -46,13 +47,12 @@ class SynthesisBlock(nn.Module):
 
     def features(self, x: Tensor | None, ws: Tensor, noise: Noise) -> Tensor:
         """x (N, I, r/2, r/2) or None at 4 px, ws (N, 2, W) or (N, 1, W) at 4 px -> (N, C, r, r)."""
-        dtype = torch.float16 if self.in_half and ws.is_cuda else ws.dtype
+        dtype = self.working(ws)
         if x is None:
             x = self.const.to(dtype).expand(ws.shape[0], -1, -1, -1)
             x = x.contiguous(memory_format=torch.channels_last)
             return self.conv1(x, ws[:, 0], noise)  # type: ignore[no-any-return]
-        y = self.conv0(x.to(dtype), ws[:, 0], noise)
-        return self.conv1(y, ws[:, 1], noise)  # type: ignore[no-any-return]
+        return two_layers(self.conv0, self.conv1, x.to(dtype), ws, noise)
 
 
 class SynthesisNetwork(nn.Module):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from defectgen.errors import ConfigError
+from defectgen.ops import _dispatch
+from defectgen.ops._library import below_autograd, define, differentiate, exact, small
+from defectgen.ops.bias_act import GAINS, SLOPES, _forward_kernel
 
 #: The low-pass filter of StyleGAN2, as one axis of the separable kernel, normalized to sum 1.
 BINOMIAL_TAPS = (1.0, 3.0, 3.0, 1.0)
@@ -63,17 +67,28 @@ def upfirdn2d(
         )
     if up < 1 or down < 1:
         raise ConfigError(f"up, down: whole factors >= 1; got {up}, {down}; pass 1 to switch off.")
-    return _reference(x, f, up, down, pad, gain, flip)
+    # The filter itself is data everywhere in this library; its gradient is the reference's.
+    if not f.requires_grad and _dispatch.chosen("upfirdn2d", x):
+        return _op(x, _turned(f, x, gain, flip), up, down, *pad)  # type: ignore[no-any-return]
+    return _reference(x, _turned(f, x, gain, flip), up, down, *pad)
+
+
+def _turned(f: Tensor, x: Tensor, gain: float, flip: bool) -> Tensor:
+    """Taps in the order of a correlation, each axis with the root of the gain."""
+    taps = f.to(exact(x.dtype))
+    taps = taps if flip else taps.flip(0)
+    return taps if gain == 1.0 else taps * gain**0.5
 
 
 def _reference(
     x: Tensor,
-    f: Tensor,
+    taps: Tensor,
     up: int,
     down: int,
-    pad: tuple[int, int, int, int],
-    gain: float,
-    flip: bool,
+    left: int,
+    right: int,
+    top: int,
+    bottom: int,
 ) -> Tensor:
     batch, channels, height, width = x.shape
     if up > 1:
@@ -81,16 +96,95 @@ def _reference(
         x = F.pad(x, (0, up - 1, 0, 0, 0, up - 1))
         x = x.reshape(batch, channels, height * up, width * up)
     # Equal pads on all sides are left to the convolution, which needs no copy for them.
-    even = pad[0] if pad[0] >= 0 and len(set(pad)) == 1 else 0
+    pad = (left, right, top, bottom)
+    even = left if left >= 0 and len(set(pad)) == 1 else 0
     if any(pad) and not even:
         x = F.pad(x, pad)
-    taps = (f if flip else f.flip(0)).to(x.dtype)
-    kernel = torch.outer(taps, taps) * gain
+    kernel = torch.outer(taps, taps).to(x.dtype)
     kernel = kernel.expand(channels, 1, *kernel.shape)
     if x.numel() == 0 or channels == 0:
-        size = [(side + 2 * even - len(f)) // down + 1 for side in x.shape[2:]]
+        size = [(side + 2 * even - len(taps)) // down + 1 for side in x.shape[2:]]
         return x.new_zeros(batch, channels, *size)
     return F.conv2d(x, kernel, stride=down, padding=even, groups=channels)
+
+
+# -- the op: linear in x, so its gradient is itself with up and down exchanged ---------------------
+
+
+def _fake(
+    x: Tensor, taps: Tensor, up: int, down: int, left: int, right: int, top: int, bottom: int
+) -> Tensor:
+    n, c, height, width = x.shape
+    sides = (height * up + top + bottom, width * up + left + right)
+    high, wide = ((side - len(taps)) // down + 1 for side in sides)
+    last = c > 1 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    layout = torch.channels_last if last else torch.contiguous_format
+    return x.new_empty(n, c, high, wide).contiguous(memory_format=layout)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, taps, *ctx.numbers = inputs
+    ctx.size = x.shape[2:]
+    ctx.save_for_backward(taps)
+
+
+def _gradients(ctx: Any, dy: Tensor | None) -> tuple[Any, ...]:
+    if dy is None:
+        return (None,) * 8
+    (taps,) = ctx.saved_tensors
+    up, down, left, _, top, _ = ctx.numbers
+    before, count = [len(taps) - 1 - p for p in (left, top)], len(taps)
+    sides = zip(reversed(ctx.size), reversed(dy.shape[2:]), before, strict=True)
+    after = [(to - 1) * up + count - of * down - p for to, of, p in sides]
+    pads = before[0], after[0], before[1], after[1]
+    return _op(dy, taps.flip(0), down, up, *pads), *(None,) * 7
+
+
+_NUMBERS = "int up, int down, int left, int right, int top, int bottom"
+_plain = define(f"upfirdn2d(Tensor x, Tensor taps, {_NUMBERS}) -> Tensor", _reference, _fake)
+_op = differentiate(_plain, _gradients, _keep)
+
+
+# -- followed by bias_act, for inference -----------------------------------------------------------
+
+
+def _then_bias_act(x: Tensor, *rest: Any) -> Tensor:
+    return _forward_kernel(_reference(x, *rest[:7]), *rest[7:])
+
+
+_fused_op = define(
+    f"upfirdn2d_bias_act(Tensor x, Tensor taps, {_NUMBERS}, Tensor? scale, Tensor? noise, "
+    "Tensor? bias, Tensor? post, float slope, float gain, float clamp) -> Tensor",
+    _then_bias_act,
+    lambda x, *rest: _fake(x, *rest[:7]),
+)
+
+
+def upfirdn2d_bias_act(
+    x: Tensor,  # (N, C, H, W)
+    f: Tensor,  # (K,)
+    *,
+    pad: tuple[int, int, int, int],
+    filter_gain: float,
+    scale: Tensor | None = None,  # (N, C)
+    noise: Tensor | None = None,  # (N, 1, H', W')
+    bias: Tensor | None = None,  # (C,)
+    post: Tensor | None = None,  # (N, C)
+    act: str = "linear",
+    clamp: float | None = None,
+) -> Tensor:
+    """bias_act(upfirdn2d(x)) * post in one pass over memory, without gradients.
+
+    The end of an up-convolution: filter, demodulation, noise, bias, activation, and with ``post``
+    the modulation of the next layer. Arguments as in :func:`upfirdn2d` and
+    :func:`~defectgen.ops.bias_act.bias_act`; shapes are those that the layers give.
+    """
+    end = (*(small(t, x) for t in (scale, noise, bias, post)), SLOPES[act], GAINS[act])
+    limit = -1.0 if clamp is None else clamp
+    taps = _turned(f, x, filter_gain, False)
+    if _dispatch.chosen("upfirdn2d", x):
+        return below_autograd(_fused_op.default, x, taps, 1, 1, *pad, *end, limit)  # type: ignore[no-any-return]
+    return _then_bias_act(x, taps, 1, 1, *pad, *end, limit)
 
 
 def upsample2d(x: Tensor, f: Tensor | None = None) -> Tensor:

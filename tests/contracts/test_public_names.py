@@ -22,6 +22,7 @@ FROZEN = {
     "DefectSynthesizer",
     "ImageError",
     "KernelBuildError",
+    "KernelWarning",
     "MaskError",
     "NotFittedError",
     "TrainingError",

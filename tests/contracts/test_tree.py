@@ -107,7 +107,7 @@ def test_readme_names_every_file_of_the_package_and_no_other():
     there = {
         path.relative_to(PACKAGE).as_posix()
         for path in PACKAGE.rglob("*")
-        if path.suffix in {".py", ".typed", ".h", ".cpp", ".cu"}
+        if path.suffix in {".py", ".typed", ".h", ".cpp", ".cu", ".cuh"}
     }
     files = [name for name in named if not name.endswith("/")]
     folders = [name for name in named if name.endswith("/")]

@@ -62,6 +62,9 @@ def test_wheel_holds_the_package_and_nothing_else(names):
     assert {name for name in names if not name.startswith(info)} == expected
     assert "defectgen/py.typed" in names
     assert any("/assets/" in name for name in names)
+    # Kernels are compiled where they are used, so their sources have to come along.
+    assert {"defectgen/ops/csrc/hd.h", "defectgen/ops/csrc/bind_cpu.cpp"} <= names
+    assert not [name for name in names if name.endswith((".so", ".o", ".ninja"))]
     assert {f"{info}licenses/LICENSE", f"{info}licenses/NOTICE"} <= names
 
 
@@ -83,8 +86,9 @@ def test_sdist_can_be_built_and_tested_from(built):
     with tarfile.open(path) as archive:
         inside = {name.partition("/")[2] for name in archive.getnames()}
     assert {"pyproject.toml", "LICENSE", "NOTICE", "README.md", "tests/conftest.py"} <= inside
+    assert {"defectgen/ops/csrc/hd.h", "defectgen/ops/csrc/bind_cpu.cpp"} <= inside
     top = {name.partition("/")[0] for name in inside}
-    assert not top & {".venv", "out", "docs", ".ci", ".git", "site"}
+    assert not top & {".venv", "out", "docs", ".ci", ".git", "site", ".cache"}
     assert path.stat().st_size < 10 * MEGABYTE
 
 

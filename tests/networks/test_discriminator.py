@@ -41,7 +41,7 @@ def test_a_megapixel_discriminator_can_be_built():
     with torch.device("meta"):
         network = Discriminator(1024, 3, channel_base=32768, channel_max=512, half_resolutions=4)
     assert next(iter(network.blocks)) == "1024"
-    assert [r for r, half in network.in_half.items() if half] == [1024, 512, 256, 128]
+    assert [int(r) for r, block in network.blocks.items() if block.in_half] == [1024, 512, 256, 128]
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])

@@ -10,8 +10,10 @@ from torch.autograd import gradcheck, gradgradcheck
 from defectgen.errors import ConfigError
 from defectgen.ops import bias_act
 
+pytestmark = pytest.mark.usefixtures("kernels")
 
-def by_hand(x, bias=None, scale=None, noise=None, act="linear", gain=None, clamp=None):
+
+def by_hand(x, bias=None, scale=None, noise=None, act="linear", gain=None, clamp=None, post=None):
     """The equation, number by number."""
     out = np.empty(tuple(x.shape))
     for place in np.ndindex(*x.shape):
@@ -26,7 +28,8 @@ def by_hand(x, bias=None, scale=None, noise=None, act="linear", gain=None, clamp
         if act == "lrelu" and value < 0:
             value *= 0.2
         value *= gain if gain is not None else {"linear": 1, "lrelu": math.sqrt(2)}[act]
-        out[place] = value if clamp is None else min(max(value, -clamp), clamp)
+        value = value if clamp is None else min(max(value, -clamp), clamp)
+        out[place] = value if post is None else value * float(post[n, c])
     return out
 
 
@@ -39,12 +42,22 @@ def test_smoke():
 @pytest.mark.parametrize("graph", [True, False])
 @pytest.mark.parametrize("act", ["linear", "lrelu"])
 @pytest.mark.parametrize(
-    "parts", [(), ("bias",), ("scale",), ("noise",), ("bias", "noise"), ("bias", "scale", "noise")]
+    "parts",
+    [
+        (),
+        ("bias",),
+        ("scale",),
+        ("noise",),
+        ("bias", "noise"),
+        ("bias", "scale", "noise"),
+        ("bias", "scale", "noise", "post"),
+    ],
 )
 @pytest.mark.parametrize(("gain", "clamp"), [(None, None), (0.7, 0.9)])
 def test_values_are_those_of_the_equation(normal, same, graph, act, parts, gain, clamp):
     x = normal(2, 3, 3, 5)
     every = {"bias": normal(3), "scale": normal(2, 3), "noise": normal(2, 1, 3, 5)}
+    every["post"] = normal(2, 3)
     given = {name: every[name] for name in parts}
     before = {name: value.clone() for name, value in {"x": x, **given}.items()}
     with torch.set_grad_enabled(graph):

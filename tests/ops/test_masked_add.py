@@ -8,6 +8,8 @@ from defectgen.errors import ConfigError
 from defectgen.ops import masked_add, upsample2d
 from defectgen.ops.masked_add import SURROGATE_STEEPNESS, upsample_logits
 
+pytestmark = pytest.mark.usefixtures("kernels")
+
 MODES = pytest.mark.parametrize("mode", ["hard", "straight_through"])
 
 

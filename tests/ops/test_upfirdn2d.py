@@ -9,6 +9,8 @@ from defectgen.errors import ConfigError
 from defectgen.ops import downsample2d, upfirdn2d, upsample2d
 from defectgen.ops.upfirdn2d import binomial_filter
 
+pytestmark = pytest.mark.usefixtures("kernels")
+
 TAPS = torch.tensor([1, 3, 3, 1], dtype=torch.float64) / 8
 SKEW = torch.tensor([0.5, -1.0, 2.0], dtype=torch.float64)  # neither even nor symmetric
 

@@ -1,0 +1,154 @@
+"""Speed on a CPU against the textbook formulation: one table, every figure from this run.
+
+    python benchmarks/run.py                 # everything, about ten minutes on two cores
+    python benchmarks/run.py --only "64 px"  # the lines with these words
+
+Ratios are between contenders that took turns in this process. Each contender runs once before its
+clock starts; the best time counts. "textbook" is benchmarks/textbook.py as PyTorch runs it; "kept"
+is the same with the memory setting of defectgen/memory.py, to tell its part from that of the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", help="lines whose work holds these words")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=1, help="turns of a training step at 256 px")
+    parser.add_argument("--kernels", choices=("auto", "fused", "reference"), default="auto")
+    parser.add_argument("--json", type=Path, help="default: benchmarks/results/cpu-COMMIT.json")
+    return parser.parse_args()
+
+
+def contexts(case):
+    """Contender -> context it runs in; ``case`` is ours."""
+    from defectgen.memory import kept_memory
+    from defectgen.networks.layers import constant_weights
+    from defectgen.networks.precision import in_precision
+    from defectgen.ops._dispatch import use_kernels
+
+    @contextmanager
+    def textbook(kept):
+        with ExitStack() as stack:
+            stack.enter_context(use_kernels("reference"))
+            if kept:
+                stack.enter_context(kept_memory())
+            yield
+
+    @contextmanager
+    def ours(precision):
+        low = in_precision(precision, *case.networks)
+        with kept_memory(), low, constant_weights(case.network):
+            yield
+
+    return {
+        "textbook": lambda: textbook(False),
+        "kept": lambda: textbook(True),
+        "fp32": lambda: ours("fp32"),
+        "bf16": lambda: ours("bf16"),
+    }
+
+
+def measure_sampling(base, ours, repeats):
+    """Seconds per image of every contender, and how far the pictures are apart."""
+    from benchmarks.measure import seconds
+
+    inside = contexts(ours)
+    took = seconds(
+        {"textbook": base.sample, "kept": base.sample, "fp32": ours.sample, "bf16": ours.sample},
+        repeats,
+        inside,
+    )
+    ours.network.load_state_dict(base.network.state_dict())
+    wanted = base.sample()
+    found = {}
+    for name in ("fp32", "bf16"):
+        with inside[name]():
+            found[name] = ours.sample()
+    error = (found["bf16"].clamp(-1, 1) - wanted.clamp(-1, 1)).square().mean()
+    return {
+        "seconds": {k: v / ours.batch for k, v in took.items()},
+        "difference_fp32": float((found["fp32"] - wanted).abs().max()),
+        "psnr_bf16": 10 * math.log10(4 / float(error)),
+    }
+
+
+def measure_training(base, ours, stage, repeats):
+    """Seconds and GFLOP per image of one iteration, lazy terms spread over their interval."""
+    from benchmarks.measure import flop, seconds
+
+    inside = contexts(ours)
+    result = {"seconds": {}, "gflop": 0.0, "phases": {}}
+    mine = ours.phases(stage)
+    for name, (interval, step) in base.phases(stage).items():
+        runs = {"textbook": step, "kept": step, "fp32": mine[name][1], "bf16": mine[name][1]}
+        took = seconds(runs, repeats, inside)
+        share = interval * ours.batch
+        work = flop(step) / share
+        result["gflop"] += work
+        result["phases"][name] = {"gflop": work, **{k: v / share for k, v in took.items()}}
+        for key, value in took.items():
+            result["seconds"][key] = result["seconds"].get(key, 0.0) + value / share
+        print(f"  {stage}, {name}: {result['phases'][name]}", file=sys.stderr)
+    return result
+
+
+def main() -> None:
+    """Measure, print, save."""
+    given = arguments()
+    os.environ["DEFECTGEN_KERNELS"] = given.kernels
+
+    import torch
+
+    from benchmarks.cases import LARGE, SMALL, Case
+    from benchmarks.measure import commit, flop, machine, matrix_rates
+    from benchmarks.table import memory_lines, render, size_lines
+
+    torch.set_num_threads(given.threads)
+    raw = {"commit": commit(), "machine": machine(), "rates": matrix_rates(), "sizes": {}}
+    print(raw["rates"], file=sys.stderr)
+    lines = []
+    for size in (LARGE, SMALL):
+        if given.only and given.only not in size.name:
+            continue
+        base, ours = Case(size, textbook=True), Case(size, textbook=False)
+        repeats = given.repeats if size is LARGE else 5
+        found = {"gflop": flop(lambda base=base: graph_pass(base)) / base.batch}
+        found["sampling"] = measure_sampling(base, ours, max(3, repeats))
+        for stage in ("backbone", "defect"):
+            found[stage] = measure_training(base, ours, stage, repeats)
+        raw["sizes"][size.name] = found
+        lines += size_lines(size.name, found, raw["rates"])
+    if not given.only or given.only in "memory":
+        raw["memory"], more = memory_lines()
+        lines += more
+    print(render(lines, raw))
+    target = given.json or ROOT / "benchmarks" / "results" / f"cpu-{raw['commit']}.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps({**raw, "lines": lines}, indent=1) + "\n")
+    print(f"saved: {target}", file=sys.stderr)
+
+
+def graph_pass(case) -> None:
+    """One pass of the synthesis network in the unfused form, whose FLOP are the nominal ones."""
+    import torch
+
+    with torch.enable_grad():
+        case.network.synthesis(case._ws.clone().requires_grad_(), case._noise)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Freed memory stays with the process while networks run.
+
+The allocator of glibc asks the system for every tensor above a limit and gives it back when the
+tensor dies, and the system clears each page again: at 256 px this costs more than the arithmetic
+(docs/performance.md). Between the first and the last caller of :func:`kept_memory` such blocks are
+taken from the heap and reused.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# Names and values of <malloc.h>.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
+#: Where glibc's own adjustment ends, and so what a process that has used large blocks has anyway.
+_LARGEST_THRESHOLD = 32 * 2**20
+_DEFAULT_MMAP_MAX = 65536
+
+_lock = threading.Lock()
+_users = 0
+
+
+@contextmanager
+def kept_memory() -> Iterator[None]:
+    """Keep freed memory for reuse inside this block; hand it back to the system after the last one.
+
+    Nothing happens where the C library is not glibc. The setting belongs to the process: blocks
+    may nest, and overlap in several threads.
+    """
+    global _users
+    library = _glibc()
+    with _lock:
+        _users += 1
+        if _users == 1 and library is not None:
+            library.mallopt(_MMAP_MAX, 0)
+            library.mallopt(_TRIM_THRESHOLD, -1)
+    try:
+        yield
+    finally:
+        with _lock:
+            _users -= 1
+            if _users == 0 and library is not None:
+                library.mallopt(_MMAP_MAX, _DEFAULT_MMAP_MAX)
+                library.mallopt(_MMAP_THRESHOLD, _LARGEST_THRESHOLD)
+                library.mallopt(_TRIM_THRESHOLD, 2 * _LARGEST_THRESHOLD)
+                library.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    """The C library of this process, if it is glibc."""
+    if not sys.platform.startswith("linux"):
+        return None
+    library = ctypes.CDLL(None)
+    return library if hasattr(library, "gnu_get_libc_version") else None

@@ -1,0 +1,73 @@
+"""In which precision the blocks of a network compute; parameters stay float32 whatever it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from defectgen.errors import ConfigError
+
+#: What a user may ask for: everything in float32, or features and convolutions in bfloat16 with
+#: sums, styles, skip images and logits in float32.
+PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16}
+
+
+class PreciseBlock(nn.Module):
+    """A block that computes in a precision of its own.
+
+    Attributes:
+        in_half: compute in float16 on a GPU, as published for the top resolutions.
+        low: compute in this dtype wherever it is; None leaves it to ``in_half`` and the input.
+    """
+
+    in_half: bool = False
+    low: torch.dtype | None = None
+
+    def working(self, like: Tensor) -> torch.dtype:
+        """Dtype of this block's features, where latents or images are ``like``."""
+        if like.dtype == torch.float64:
+            return like.dtype
+        if self.low is not None:
+            return self.low
+        return torch.float16 if self.in_half and like.is_cuda else like.dtype
+
+
+@contextmanager
+def in_precision(precision: str, *networks: nn.Module) -> Iterator[None]:
+    """:func:`set_precision` for these networks inside a ``with`` block, and back afterwards."""
+    blocks = [m for n in networks for m in n.modules() if isinstance(m, PreciseBlock)]
+    before = [block.low for block in blocks]
+    for network in networks:
+        set_precision(network, precision)
+    try:
+        yield
+    finally:
+        for block, low in zip(blocks, before, strict=True):
+            block.low = low
+
+
+def check_precision(precision: str) -> None:
+    """Raise ConfigError unless ``precision`` is a known name."""
+    if precision not in PRECISIONS:
+        raise ConfigError(
+            f"precision: one of {', '.join(PRECISIONS)}; got {precision!r}; choose one of these."
+        )
+
+
+def set_precision(network: nn.Module, precision: str) -> None:
+    """Let every block of a generator, branch or discriminator compute in this precision.
+
+    Args:
+        network: changed in place; its parameters are not.
+        precision: "fp32" or "bf16".
+
+    Raises:
+        ConfigError: for another name.
+    """
+    check_precision(precision)
+    for module in network.modules():
+        if isinstance(module, PreciseBlock):
+            module.low = PRECISIONS[precision]

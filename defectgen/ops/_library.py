@@ -1,0 +1,109 @@
+"""The operators as PyTorch knows them: ``torch.ops.defectgen.*``, with or without native kernels.
+
+Each op is defined here in Python with its reference as the kernel of every device, so it exists
+without a compiler. A native library that is loaded registers faster kernels for CPU or CUDA under
+the same names; formulas of gradients are shared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+NAMESPACE = "defectgen"
+_library = torch.library.Library(NAMESPACE, "DEF")  # type: ignore[no-untyped-call]
+
+
+def define(
+    signature: str, reference: Callable[..., Any], fake: Callable[..., Any]
+) -> torch._ops.OpOverloadPacket:
+    """Define an op, its kernel for every device, and its shapes for tracing.
+
+    Args:
+        signature: schema without namespace, such as "upfirdn2d(Tensor x) -> Tensor".
+        reference: plain PyTorch; must return fresh tensors.
+        fake: the same arguments, returns empty tensors of the right shapes.
+
+    Returns:
+        The op.
+    """
+    name = signature.partition("(")[0]
+    _library.define(signature)  # type: ignore[no-untyped-call]
+    _library.impl(name, reference, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+    torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=_library)
+    op: torch._ops.OpOverloadPacket = getattr(torch.ops.defectgen, name)
+    return op
+
+
+def differentiate(
+    op: torch._ops.OpOverloadPacket,
+    backward: Callable[..., Any],
+    setup: Callable[..., None],
+) -> Callable[..., Any]:
+    """Give an op its formula of gradients.
+
+    Args:
+        op: from :func:`define`.
+        backward: (ctx, *gradients of the outputs or None) -> one gradient or None per input.
+        setup: (ctx, inputs, output) -> None, keeps what ``backward`` needs.
+
+    Returns:
+        A shorter way to the same op for this package. PyTorch's own way to a formula written in
+        Python costs four times as much per call, which counts where images are small.
+    """
+    default = op.default
+    name = default._schema.name
+
+    def prepare(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.set_materialize_grads(False)
+        setup(ctx, inputs, output)
+
+    torch.library.register_autograd(name, backward, setup_context=prepare, lib=_library)
+
+    class Short(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *inputs: Any) -> Any:
+            output = below_autograd(default, *inputs)
+            prepare(ctx, inputs, output)
+            return output
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: Any) -> Any:
+            return backward(ctx, *gradients)
+
+    def call(*inputs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return default(*inputs)
+        if needs_graph(*inputs):
+            return Short.apply(*inputs)  # type: ignore[no-untyped-call]
+        return below_autograd(default, *inputs)
+
+    return call
+
+
+def below_autograd(op: Callable[..., Any], *inputs: Any) -> Any:
+    """Call an op on inputs of which no graph is recorded, without asking for one."""
+    if torch.compiler.is_compiling():
+        return op(*inputs)
+    with torch._C._AutoDispatchBelowAutograd():
+        return op(*inputs)
+
+
+def needs_graph(*values: Any) -> bool:
+    """Whether an op on these would be recorded for differentiation."""
+    return torch.is_grad_enabled() and any(
+        isinstance(value, Tensor) and value.requires_grad for value in values
+    )
+
+
+def exact(dtype: torch.dtype) -> torch.dtype:
+    """Dtype of sums and of small tensors beside features of this dtype."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def small(value: Tensor | None, features: Tensor) -> Tensor | None:
+    """A small tensor in the precision in which the native kernels want it."""
+    return None if value is None else value.to(exact(features.dtype))

@@ -1,0 +1,133 @@
+"""Convolution whose gradient of the gradient costs what the gradient costs.
+
+PyTorch differentiates a convolution twice through convolutions with kernels as large as the image.
+But the three bilinear maps here are closed under differentiation: each one's gradients are the two
+others, so the second derivative is made of the same fast kernels as the first.
+
+    forward  y  = C(x, w)           a convolution, or its transpose
+    adjoint  dx = C'(dy, w)         the transpose of C
+    weights  dw = W(x, dy)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class _Map:
+    """A convolution or its transpose, with equal stride and padding in both directions."""
+
+    stride: int
+    padding: int
+    transposed: bool
+    extra: tuple[int, int] = (0, 0)  # rows and columns added to the output of a transposed one
+
+    def numbers(self) -> tuple[list[int], list[int], list[int], bool, list[int], int]:
+        """Arguments as aten takes them."""
+        two = [self.stride] * 2, [self.padding] * 2, [1, 1]
+        return *two, self.transposed, list(self.extra), 1
+
+    def adjoint(self, inner: Tensor, outer: Tensor, kernel: torch.Size) -> _Map:
+        """The transpose of this map, from features like ``outer`` back to features like ``inner``.
+
+        ``kernel``: shape of the weights.
+        """
+        if self.transposed:
+            return _Map(self.stride, self.padding, False)
+        high, wide = (
+            inner.shape[k] - ((outer.shape[k] - 1) * self.stride - 2 * self.padding + kernel[k])
+            for k in (2, 3)
+        )
+        return _Map(self.stride, self.padding, True, (high, wide))
+
+
+def conv2d(x: Tensor, weight: Tensor, *, stride: int = 1, padding: int = 0) -> Tensor:
+    """F.conv2d without bias: x (N, I, H, W), weight (O, I, K, K)."""
+    return _convolve(x, weight, _Map(stride, padding, False))
+
+
+def conv_transpose2d(x: Tensor, weight: Tensor, *, stride: int = 1, extra: int = 0) -> Tensor:
+    """F.conv_transpose2d without bias: x (N, I, H, W), weight (I, O, K, K).
+
+    ``extra`` is PyTorch's output_padding: rows and columns more at the end.
+    """
+    return _convolve(x, weight, _Map(stride, 0, True, (extra, extra)))
+
+
+def _convolve(x: Tensor, weight: Tensor, how: _Map) -> Tensor:
+    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+        return cast(Tensor, _Forward.apply(x, weight, how))  # type: ignore[no-untyped-call]
+    return torch.ops.aten.convolution(x, weight, None, *how.numbers())  # type: ignore[no-any-return]
+
+
+def _wanted(ctx: Any, index: int) -> bool:
+    """Whether the running backward pass asks for the gradient of this input.
+
+    A penalty on gradients asks for those of the images alone, while the weights require theirs
+    later on: without the question every first pass of R1 would compute weights for nothing.
+    """
+    if not ctx.needs_input_grad[index]:
+        return False
+    node = ctx.next_functions[index][0]
+    if node is None:
+        return False
+    try:
+        return bool(torch._C._will_engine_execute_node(node))
+    except RuntimeError:
+        # A leaf under torch.autograd.grad: only the engine knows, so compute it.
+        return True
+
+
+class _Forward(torch.autograd.Function):
+    """y = C(x, w)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, how: _Map) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.how = how
+        return torch.ops.aten.convolution(x, weight, None, *how.numbers())  # type: ignore[no-any-return]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (dy,) = grads
+        x, weight = ctx.saved_tensors
+        back = ctx.how.adjoint(x, dy, weight.shape)
+        to_x, to_weight = _wanted(ctx, 0), _wanted(ctx, 1)
+        if not torch.is_grad_enabled():
+            mask = [to_x, to_weight, False]
+            both = torch.ops.aten.convolution_backward(
+                dy, x, weight, None, *ctx.how.numbers(), mask
+            )
+            return both[0], both[1], None
+        dx = _convolve(dy, weight, back) if to_x else None
+        dw = None
+        if to_weight:
+            dw = _Weights.apply(x, dy, weight, ctx.how)  # type: ignore[no-untyped-call]
+        return dx, dw, None
+
+
+class _Weights(torch.autograd.Function):
+    """dw = W(x, dy); ``like`` gives the shape and is no input."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dy: Tensor, like: Tensor, how: _Map) -> Tensor:
+        ctx.save_for_backward(x, dy)
+        ctx.how, ctx.kernel = how, like.shape
+        return torch.ops.aten.convolution_backward(  # type: ignore[no-any-return]
+            dy, x, like, None, *how.numbers(), [False, True, False]
+        )[1]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (g,) = grads
+        x, dy = ctx.saved_tensors
+        g = g.to(x.dtype)
+        back = ctx.how.adjoint(x, dy, ctx.kernel)
+        to_x = _convolve(dy, g, back) if _wanted(ctx, 0) else None
+        to_dy = _convolve(x, g, ctx.how) if _wanted(ctx, 1) else None
+        return to_x, to_dy, None, None

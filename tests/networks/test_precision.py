@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from defectgen import Backbone
+from defectgen.config import BackboneConfig
+from defectgen.errors import ConfigError
+from defectgen.networks.discriminator import Discriminator
+from defectgen.networks.layers import constant_weights
+from defectgen.networks.precision import in_precision, set_precision
+from defectgen.networks.synthesis import Generator
+from defectgen.rng import SampleNoise, generator
+
+SEEDS = (3, 4)
+
+
+@pytest.fixture
+def network():
+    config = BackboneConfig(
+        resolution=32, z_dim=8, w_dim=16, channel_base=512, channel_max=32, clamp=256.0
+    )
+    result = Generator(config)
+    result.reset(generator(0, "test"))
+    return result
+
+
+def image(network, dtype=torch.float32):
+    z = torch.randn(2, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
+    with torch.no_grad():
+        return network(z, SampleNoise(SEEDS))
+
+
+def psnr(got, wanted):
+    """Peak signal to noise ratio of images in [-1, 1], after clamping, in decibel."""
+    error = (got.clamp(-1, 1) - wanted.clamp(-1, 1)).square().mean()
+    return 10 * math.log10(4 / float(error))
+
+
+def test_low_precision_is_near_and_not_the_same(network):
+    wanted = image(network)
+    set_precision(network, "bf16")
+    got = image(network)
+    assert got.dtype == torch.float32
+    assert not torch.equal(got, wanted)
+    assert psnr(got, wanted) > 40
+    assert all(p.dtype == torch.float32 for p in network.parameters())
+    set_precision(network, "fp32")
+    assert torch.equal(image(network), wanted)
+
+
+def test_features_are_in_the_low_dtype(network):
+    seen = []
+
+    def watch(resolution, x_in, x_out):
+        seen.append(x_out.dtype)
+        return x_out
+
+    with in_precision("bf16", network), torch.no_grad():
+        ws = torch.zeros(1, network.synthesis.num_ws, 16)
+        network.synthesis(ws, SampleNoise((0,)), watch)
+    assert set(seen) == {torch.bfloat16}
+    assert len(seen) == 4
+
+
+def test_the_block_before_comes_back_also_after_an_error(network):
+    wanted = image(network)
+    with in_precision("bf16", network):
+        with in_precision("fp32", network):
+            assert torch.equal(image(network), wanted)
+        with pytest.raises(KeyError), in_precision("fp32", network):
+            raise KeyError
+        assert not torch.equal(image(network), wanted)
+    assert torch.equal(image(network), wanted)
+
+
+def test_double_precision_stays_double(network):
+    network = network.double()
+    wanted = image(network, torch.float64)
+    with in_precision("bf16", network):
+        assert torch.equal(image(network, torch.float64), wanted)
+
+
+def test_discriminator_gives_float32_logits():
+    network = Discriminator(32, 3, channel_base=256, channel_max=16)
+    network.reset(generator(0, "test"))
+    x = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    wanted = network(x)
+    with in_precision("bf16", network):
+        got = network(x)
+    assert got.dtype == torch.float32
+    assert not torch.equal(got, wanted)
+    torch.testing.assert_close(got, wanted, rtol=0.05, atol=0.05)
+
+
+def test_gradients_reach_every_parameter_in_low_precision(network):
+    z = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
+    grads = {}
+    for precision in ("fp32", "bf16"):
+        with in_precision(precision, network):
+            loss = network(z, SampleNoise(SEEDS)).square().mean()
+            grads[precision] = torch.autograd.grad(loss, list(network.parameters()))
+    assert all(low.dtype == torch.float32 for low in grads["bf16"])
+    # All together: a single noise strength is a small sum of large terms of both signs.
+    low, exact = (torch.cat([g.flatten() for g in grads[p]]) for p in ("bf16", "fp32"))
+    assert float((low - exact).norm()) <= 0.03 * float(exact.norm())
+
+
+@pytest.mark.parametrize("build", [lambda p: Backbone(32, precision=p, verbose=0)])
+def test_an_unknown_precision_is_named_before_any_work(build, product):
+    with pytest.raises(ConfigError, match="^precision: one of fp32, bf16; got 'fp16'"):
+        build("fp16").fit(product(4))
+
+
+def test_sampling_in_low_precision_leaves_the_object_as_it_was(fitted_synth):
+    exact, masks = fitted_synth.sample(4, seed=0, return_masks=True)
+    fitted_synth.set_params(precision="bf16")
+    try:
+        low, low_masks = fitted_synth.sample(4, seed=0, return_masks=True)
+    finally:
+        fitted_synth.set_params(precision="fp32")
+    assert not torch.equal(low, exact)
+    # Where both drew the defect, the pictures agree; a few gates lie on the edge of the step.
+    same = (masks == low_masks).float().mean()
+    assert same > 0.95
+    again, _ = fitted_synth.sample(4, seed=0, return_masks=True)
+    assert torch.equal(again, exact)
+
+
+def test_training_in_low_precision_is_recorded(tiny, product):
+    backbone = Backbone(
+        32, kimg=0.016, batch_size=4, seed=0, precision="bf16", augment="none", verbose=0
+    ).fit(product(8))
+    assert backbone.config_["training"]["precision"] == "bf16"
+    assert all(math.isfinite(record["loss/reconstruction"]) for record in backbone.history_)
+
+
+# -- constant weights ------------------------------------------------------------------------------
+
+
+def test_constant_weights_change_nothing(network):
+    wanted = image(network)
+    with constant_weights(network):
+        assert torch.equal(image(network), wanted)
+        assert torch.equal(image(network), wanted)
+    assert all(getattr(m, "kept", None) is None for m in network.modules())
+
+
+def test_a_weight_that_changes_between_two_passes_is_noticed(network):
+    with constant_weights(network):
+        before = image(network)
+        with torch.no_grad():
+            network.synthesis.block(8).conv0.weight.mul_(-1)
+        changed = image(network)
+    assert not torch.equal(changed, before)
+    assert torch.equal(image(network), changed)
+
+
+def test_passes_with_a_graph_do_not_use_kept_weights(network):
+    with constant_weights(network):
+        image(network)
+        z = torch.ones(1, 8)
+        loss = network(z, SampleNoise((0,))).sum()
+        (gradient,) = torch.autograd.grad(loss, network.synthesis.block(8).conv0.weight)
+    assert float(gradient.abs().sum()) > 0
