@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -44,4 +43,6 @@ def training(stage: str, precision: str, batch: str) -> None:
 
 if __name__ == "__main__":
     {"sampling": sampling, "training": training}[sys.argv[1]](*sys.argv[2:])
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+    # Of this program alone: getrusage would count what the process was before it became this one.
+    status = Path("/proc/self/status").read_text().splitlines()
+    print(next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 2**20)

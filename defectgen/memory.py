@@ -20,6 +20,9 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 _LARGEST_THRESHOLD = 32 * 2**20
 _DEFAULT_MMAP_MAX = 65536
 
+#: Bytes free for reuse above which :func:`hand_back` gives them to the system.
+SPARE = 2**30
+
 _lock = threading.Lock()
 _users = 0
 
@@ -48,6 +51,27 @@ def kept_memory() -> Iterator[None]:
                 library.mallopt(_MMAP_THRESHOLD, _LARGEST_THRESHOLD)
                 library.mallopt(_TRIM_THRESHOLD, 2 * _LARGEST_THRESHOLD)
                 library.malloc_trim(0)
+
+
+class _Info(ctypes.Structure):
+    """struct mallinfo2; ``fordblks`` is what is free."""
+
+    _names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+    _fields_ = [(name, ctypes.c_size_t) for name in _names.split()]
+
+
+def hand_back() -> None:
+    """Give kept memory back to the system if it is much: for a change from one job to another.
+
+    Two jobs with tensors of different sizes do not fit into each other's gaps, so what both keep
+    adds up. Below :data:`SPARE` nothing happens: there, asking for the pages anew costs more.
+    """
+    library = _glibc() if _users else None
+    if library is None or not hasattr(library, "mallinfo2"):
+        return
+    library.mallinfo2.restype = _Info
+    if library.mallinfo2().fordblks > SPARE:
+        library.malloc_trim(0)
 
 
 def _glibc() -> ctypes.CDLL | None:

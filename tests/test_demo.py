@@ -208,6 +208,7 @@ def test_the_command_on_the_shipped_weights(tmp_path, capsys, monkeypatch):
     assert {p.name for p in out.iterdir()} == PARTS
 
 
+@pytest.mark.slow
 def test_the_speed_is_measured_both_ways(stand_in):
     synth = DefectSynthesizer.from_pretrained(stand_in.synthesizer, device="cpu")
     pairs = load_pairs(stand_in.defects, stand_in.masks, resolution=32, channels=3)

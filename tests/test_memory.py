@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from defectgen import memory
-from defectgen.memory import kept_memory
+from defectgen.memory import hand_back, kept_memory
 
 KEEP = [(-4, 0), (-1, -1)]
 
@@ -72,9 +72,10 @@ def test_nothing_happens_without_glibc(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_memory_is_kept_inside_and_given_back_afterwards() -> None:
-    if memory._glibc() is None:
-        pytest.skip("the C library is not glibc")
+def test_memory_is_kept_inside_and_given_back_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = memory._glibc()
+    if library is None or not hasattr(library, "mallinfo2"):
+        pytest.skip("the C library is not glibc 2.33 or newer")
 
     def resident() -> float:
         with open("/proc/self/statm") as file:
@@ -85,5 +86,17 @@ def test_memory_is_kept_inside_and_given_back_afterwards() -> None:
     with kept_memory():
         big = torch.ones(size * 2**18)
         del big
+        hand_back()  # too little to be worth it
+        assert resident() > before + 0.9 * size
+        monkeypatch.setattr(memory, "SPARE", 2**20)
+        hand_back()
+        assert resident() < before + 0.5 * size
+        big = torch.ones(size * 2**18)
+        del big
         assert resident() > before + 0.9 * size
     assert resident() < before + 0.5 * size
+
+
+def test_nothing_is_handed_back_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_glibc", lambda: pytest.fail("asked the C library"))
+    hand_back()

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from defectgen.errors import ConfigError, KernelBuildError, KernelWarning
 from defectgen.ops import _build, _cache, _recipe
+from defectgen.ops._library import transformed
 
 VARIABLE = "DEFECTGEN_KERNELS"
 MODES = ("auto", "reference", "fused")
@@ -27,8 +28,6 @@ TABLE: dict[tuple[str, str], dict[torch.dtype, int]] = {
     ("upfirdn2d", "cuda"): {_F16: 0, _BF16: 0, _F32: 0, _F64: 0},
     ("masked_add", "cpu"): {_F16: 0, _BF16: 0, _F32: 0, _F64: 0},
     ("masked_add", "cuda"): {_F16: 0, _BF16: 0, _F32: 0, _F64: 0},
-    ("modulated_conv2d", "cpu"): {_F16: 0, _BF16: 0, _F32: 0, _F64: 0},
-    ("modulated_conv2d", "cuda"): {_F16: 0, _BF16: 0, _F32: 0, _F64: 0},
 }
 #: What the native kernels can compute at all.
 DTYPES = frozenset({_F16, _BF16, _F32, _F64})
@@ -94,7 +93,7 @@ def chosen(op: str, x: Tensor) -> bool:
         KernelBuildError: in mode "fused", if the kernels cannot be had.
     """
     wanted, device_type = _wanted(), x.device.type
-    if not _native(wanted, device_type):
+    if not _native(wanted, device_type) or transformed():
         return False
     if wanted == "fused":
         return x.dtype in DTYPES

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 NAMESPACE = "defectgen"
 _library = torch.library.Library(NAMESPACE, "DEF")  # type: ignore[no-untyped-call]
@@ -92,11 +93,38 @@ def below_autograd(op: Callable[..., Any], *inputs: Any) -> Any:
         return op(*inputs)
 
 
+def transformed() -> bool:
+    """Whether torch.func or forward-mode differentiation is at work, which want plain PyTorch."""
+    if torch.compiler.is_compiling():
+        return False
+    return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+
+
 def needs_graph(*values: Any) -> bool:
     """Whether an op on these would be recorded for differentiation."""
     return torch.is_grad_enabled() and any(
         isinstance(value, Tensor) and value.requires_grad for value in values
     )
+
+
+def layout(x: Tensor) -> torch.memory_format:
+    """Memory format of results of features that lie like these; native kernels have the same rule.
+
+    Channels last if the channels of a pixel lie together and pixels in order, with or without gaps.
+    """
+    if x.ndim == 4:
+        _, c, h, w = x.shape
+        _, channel, row, column = x.stride()
+        across = w == 1 or column >= c
+        down = h == 1 or row >= w * (c if w == 1 else column)
+        if c > 1 and (h > 1 or w > 1) and channel == 1 and across and down:
+            return torch.channels_last
+    return torch.contiguous_format
+
+
+def like(result: Tensor, x: Tensor) -> Tensor:
+    """The result, lying as results of ``x`` do."""
+    return result.contiguous(memory_format=layout(x))
 
 
 def exact(dtype: torch.dtype) -> torch.dtype:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from defectgen.errors import ConfigError
-from defectgen.ops import _dispatch
+from defectgen.ops import _dispatch, _library
 from defectgen.ops._library import below_autograd, define, differentiate, exact, needs_graph, small
 
 #: Default gain: leaky ReLU halves the variance, sqrt(2) gives it back (He et al. 2015).
@@ -132,12 +132,9 @@ def _over(values: Tensor, x: Tensor) -> Tensor:
 # Backward is bilinear in dy and (scale, x), so its own gradients are one tangent and one backward.
 
 
-def _fresh(y: Tensor, x: Tensor) -> Tensor:
-    return y.clone() if y is x else y
-
-
 def _forward_kernel(x: Tensor, *rest: Any) -> Tensor:
-    return _fresh(_reference(x, *rest), x)
+    y = _reference(x, *rest)
+    return _library.like(y.clone() if y is x else y, x)
 
 
 def _slope_at(y: Tensor, slope: float, gain: float, clamp: float) -> Tensor:
@@ -166,7 +163,7 @@ def _tangent_kernel(
         total = total + dnoise.reshape(y.shape[0], 1, *y.shape[2:])
     if dbias is not None:
         total = total + _over(dbias, wide)
-    return (_slope_at(y, *curve) * total).to(y.dtype)
+    return _library.like((_slope_at(y, *curve) * total).to(y.dtype), y)
 
 
 def _backward_kernel(
@@ -179,12 +176,12 @@ def _backward_kernel(
     *curve: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     du = dy * _slope_at(y, *curve)
-    dx = (du if scale is None else du * _over(scale, du)).to(y.dtype)
-    rows = (*y.shape[:2], -1)
+    dx = _library.like((du if scale is None else du * _over(scale, du)).to(y.dtype), y)
+    pixels = math.prod(y.shape[2:])
+    rows = (*y.shape[:2], pixels)
     empty = du.new_zeros(0, y.shape[1])
     sums = du.reshape(rows).sum(2) if need_sums or x is not None else empty
     dots = empty.clone() if x is None else (du * x).reshape(rows).sum(2)
-    pixels = math.prod(y.shape[2:])
     noise = du.sum(1).reshape(-1, pixels) if need_noise else du.new_zeros(0, pixels)
     return dx, sums, dots, noise
 
@@ -201,7 +198,7 @@ def _backward_fake(
     n, c, *rest = y.shape
     numbers = y.new_empty(0, dtype=exact(y.dtype))
     return (
-        torch.empty_like(y),
+        _library.like(torch.empty_like(y), y),
         numbers.new_empty(n if need_sums or x is not None else 0, c),
         numbers.new_empty(0 if x is None else n, c),
         numbers.new_empty(n if need_noise else 0, math.prod(rest)),
@@ -213,13 +210,13 @@ _forward_op = define(
     f"bias_act(Tensor x, Tensor? scale, Tensor? noise, Tensor? bias, Tensor? post, {_SHAPE}) "
     "-> Tensor",
     _forward_kernel,
-    lambda x, *rest: torch.empty_like(x),
+    lambda x, *rest: _library.like(torch.empty_like(x), x),
 )
 _tangent_op = define(
     "bias_act_tangent(Tensor y, Tensor? a, Tensor? scale, Tensor? x, Tensor? dscale, "
     f"Tensor? dnoise, Tensor? dbias, {_SHAPE}) -> Tensor",
     _tangent_kernel,
-    lambda y, *rest: torch.empty_like(y),
+    lambda y, *rest: _library.like(torch.empty_like(y), y),
 )
 _backward_op = define(
     "bias_act_backward(Tensor dy, Tensor y, Tensor? x, Tensor? scale, bool need_sums, "
@@ -257,8 +254,9 @@ def _forward_gradients(ctx: Any, dy: Tensor | None) -> tuple[Any, ...]:
 
 
 def _keep_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    dy, y, x, scale, _, _, *shape = inputs
+    dy, y, x, scale, sums, noise, *shape = inputs
     ctx.save_for_backward(dy, y, x, scale)
+    ctx.gave = sums or x is not None, x is not None, noise
     ctx.curve = shape
 
 
@@ -276,6 +274,9 @@ def _backward_gradients(
         )
     dy, y, x, scale = ctx.saved_tensors
     to_dy, _, to_x, to_scale = ctx.needs_input_grad[:4]
+    # What was not asked for is empty, and so is its gradient.
+    given = zip((g_sums, g_dots, g_noise), ctx.gave, strict=True)
+    g_sums, g_dots, g_noise = (g if gave else None for g, gave in given)
     g_y = None
     if to_dy:
         terms = g_dx, scale, x, g_dots, g_noise, g_sums

@@ -17,6 +17,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from defectgen.ops._library import transformed
+
 
 @dataclass(frozen=True)
 class _Map:
@@ -60,7 +62,9 @@ def conv_transpose2d(x: Tensor, weight: Tensor, *, stride: int = 1, extra: int =
 
 
 def _convolve(x: Tensor, weight: Tensor, how: _Map) -> Tensor:
-    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+    recorded = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    # A compiler has formulas of its own, and so have transforms.
+    if recorded and not torch.compiler.is_compiling() and not transformed():
         return cast(Tensor, _Forward.apply(x, weight, how))  # type: ignore[no-untyped-call]
     return torch.ops.aten.convolution(x, weight, None, *how.numbers())  # type: ignore[no-any-return]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from defectgen.errors import ConfigError
 from defectgen.ops import _dispatch
-from defectgen.ops._library import define, differentiate, exact
+from defectgen.ops._library import define, differentiate, exact, like
 from defectgen.ops.upfirdn2d import upsample2d
 
 #: Steepness of the sigmoid whose slope stands in for the step of the straight-through gate.
@@ -151,13 +151,14 @@ def _table(
         return first.int().to(device), weights.to(device, dtype).contiguous()
 
 
-@lru_cache(maxsize=64)
-def _matrix(size: int, factor: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    with torch.inference_mode(False):
-        return _upsampling(size, factor).to(device, dtype)
-
-
 # -- the op and its derivatives --------------------------------------------------------------------
+
+
+def _matrix(first: Tensor, weights: Tensor, size: int) -> Tensor:
+    """The table as a matrix (R, size)."""
+    places = first.long()[:, None] + torch.arange(TABLE_TAPS, device=first.device)
+    wide = weights.new_zeros(len(first), size + TABLE_TAPS)
+    return wide.scatter(1, places, weights)[:, :size]
 
 
 def _apply(first: Tensor, weights: Tensor, values: Tensor) -> Tensor:
@@ -181,13 +182,13 @@ def _forward_kernel(
     by_row = _apply(first_row, row_weights, logits.mT).mT
     level = _apply(first_column, column_weights, by_row).contiguous()
     gate = level >= 0 if within is None else (level >= 0) & within
-    out = torch.where(gate, x + residual, x)
+    out = like(torch.where(gate, x + residual, x), x)
     return out, level, gate.to(torch.uint8)
 
 
 def _forward_fake(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
     plane = x.new_empty((x.shape[0], 1, *x.shape[2:]), dtype=exact(x.dtype))
-    return torch.empty_like(x), plane, plane.new_empty(plane.shape, dtype=torch.uint8)
+    return like(torch.empty_like(x), x), plane, plane.new_empty(plane.shape, dtype=torch.uint8)
 
 
 def _surrogate(level: Tensor, within: Tensor | None, steepness: float) -> Tensor:
@@ -205,9 +206,9 @@ def _backward_kernel(
     within: Tensor | None,
     steepness: float,
 ) -> tuple[Tensor, Tensor]:
-    dresidual = dy * gate
+    dresidual = like(dy * gate, dy)
     if residual is None or level is None:
-        return dresidual, level.new_empty(0) if level is not None else _no_level(dy)
+        return dresidual, _no_level(dy)
     inner = (dy.to(level.dtype) * residual).sum(1, keepdim=True)
     return dresidual, inner * _surrogate(level, within, steepness)
 
@@ -220,7 +221,7 @@ def _backward_fake(
     dy: Tensor, gate: Tensor, residual: Tensor | None, *rest: Any
 ) -> tuple[Tensor, Tensor]:
     batch = 0 if residual is None else dy.shape[0]
-    return torch.empty_like(dy), _no_level(dy).new_empty(batch, 1, *dy.shape[2:])
+    return like(torch.empty_like(dy), dy), _no_level(dy).new_empty(batch, 1, *dy.shape[2:])
 
 
 _forward_op = define(
@@ -239,23 +240,23 @@ _backward_op = define(
 
 
 def _keep_forward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    _, residual, logits, _, _, _, _, within, straight = inputs
+    _, residual, logits, *tables, within, straight = inputs
     _, level, gate = output
     ctx.mark_non_differentiable(level, gate)
     ctx.soft = straight and ctx.needs_input_grad[2]
-    kept = (residual, logits, within) if ctx.soft else (None, None, None)
+    kept = (residual, logits, within, *tables) if ctx.soft else (None,) * 7
     ctx.save_for_backward(gate, *kept)
 
 
 def _forward_gradients(ctx: Any, dy: Tensor | None, *others: Any) -> tuple[Any, ...]:
     if dy is None:
         return (None,) * 9
-    gate, residual, logits, within = ctx.saved_tensors
+    gate, residual, logits, within, *tables = ctx.saved_tensors
     if not ctx.soft:
         dresidual, _ = _backward(dy, gate, None, None, None, SURROGATE_STEEPNESS)
         return dy, dresidual, *(None,) * 7
-    factor = dy.shape[3] // max(logits.shape[3], 1)
-    rows, columns = (_matrix(n, factor, logits.device, logits.dtype) for n in logits.shape[2:])
+    rows = _matrix(tables[0], tables[1], logits.shape[2])
+    columns = _matrix(tables[2], tables[3], logits.shape[3])
     # Upsampled once more, as a product of small matrices that can be differentiated again.
     level = rows @ logits @ columns.t()
     dresidual, dlevel = _backward(dy, gate, residual, level, within, SURROGATE_STEEPNESS)

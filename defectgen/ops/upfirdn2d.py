@@ -11,7 +11,7 @@ from torch import Tensor
 
 from defectgen.errors import ConfigError
 from defectgen.ops import _dispatch
-from defectgen.ops._library import below_autograd, define, differentiate, exact, small
+from defectgen.ops._library import below_autograd, define, differentiate, exact, like, small
 from defectgen.ops.bias_act import GAINS, SLOPES, _forward_kernel
 
 #: The low-pass filter of StyleGAN2, as one axis of the separable kernel, normalized to sum 1.
@@ -67,6 +67,8 @@ def upfirdn2d(
         )
     if up < 1 or down < 1:
         raise ConfigError(f"up, down: whole factors >= 1; got {up}, {down}; pass 1 to switch off.")
+    if gain < 0:  # each axis takes the root of the gain
+        return -upfirdn2d(x, f, up=up, down=down, pad=pad, gain=-gain, flip=flip)
     # The filter itself is data everywhere in this library; its gradient is the reference's.
     if not f.requires_grad and _dispatch.chosen("upfirdn2d", x):
         return _op(x, _turned(f, x, gain, flip), up, down, *pad)  # type: ignore[no-any-return]
@@ -102,7 +104,8 @@ def _reference(
         x = F.pad(x, pad)
     kernel = torch.outer(taps, taps).to(x.dtype)
     kernel = kernel.expand(channels, 1, *kernel.shape)
-    if x.numel() == 0 or channels == 0:
+    # An empty batch goes through the convolution, which keeps its graph.
+    if channels == 0 or (batch and x.numel() == 0):
         size = [(side + 2 * even - len(taps)) // down + 1 for side in x.shape[2:]]
         return x.new_zeros(batch, channels, *size)
     return F.conv2d(x, kernel, stride=down, padding=even, groups=channels)
@@ -111,15 +114,17 @@ def _reference(
 # -- the op: linear in x, so its gradient is itself with up and down exchanged ---------------------
 
 
+def _kernel(x: Tensor, *rest: Any) -> Tensor:
+    return like(_reference(x, *rest), x)
+
+
 def _fake(
     x: Tensor, taps: Tensor, up: int, down: int, left: int, right: int, top: int, bottom: int
 ) -> Tensor:
     n, c, height, width = x.shape
     sides = (height * up + top + bottom, width * up + left + right)
     high, wide = ((side - len(taps)) // down + 1 for side in sides)
-    last = c > 1 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    layout = torch.channels_last if last else torch.contiguous_format
-    return x.new_empty(n, c, high, wide).contiguous(memory_format=layout)
+    return like(x.new_empty(n, c, high, wide), x)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -141,7 +146,7 @@ def _gradients(ctx: Any, dy: Tensor | None) -> tuple[Any, ...]:
 
 
 _NUMBERS = "int up, int down, int left, int right, int top, int bottom"
-_plain = define(f"upfirdn2d(Tensor x, Tensor taps, {_NUMBERS}) -> Tensor", _reference, _fake)
+_plain = define(f"upfirdn2d(Tensor x, Tensor taps, {_NUMBERS}) -> Tensor", _kernel, _fake)
 _op = differentiate(_plain, _gradients, _keep)
 
 
@@ -149,7 +154,7 @@ _op = differentiate(_plain, _gradients, _keep)
 
 
 def _then_bias_act(x: Tensor, *rest: Any) -> Tensor:
-    return _forward_kernel(_reference(x, *rest[:7]), *rest[7:])
+    return _forward_kernel(_kernel(x, *rest[:7]), *rest[7:])
 
 
 _fused_op = define(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from defectgen.errors import TrainingError
+from defectgen.memory import hand_back
 from defectgen.training.phases import Batch, Phase
 from defectgen.training.state import TrainState
 
@@ -104,6 +105,7 @@ def _iterate(
 
 def _step(state: TrainState, phase: Phase, batch: Batch) -> dict[str, Tensor]:
     """One optimizer step; skips it when the gradient is not finite."""
+    hand_back()
     optimizers = [state.optimizers[name] for name in phase.optimizers]
     parameters = [p for o in optimizers for group in o.param_groups for p in group["params"]]
     for parameter in parameters:

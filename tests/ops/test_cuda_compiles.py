@@ -26,9 +26,12 @@ def cuda_home() -> Path | None:
 
 
 HOME = cuda_home()
-pytestmark = pytest.mark.skipif(
-    HOME is None, reason="no nvcc here: install the CUDA toolkit to compile the CUDA kernels"
-)
+pytestmark = [
+    pytest.mark.slow,  # a minute for all; CI runs it
+    pytest.mark.skipif(
+        HOME is None, reason="no nvcc here: install the CUDA toolkit to compile the CUDA kernels"
+    ),
+]
 SOURCES = [path for path in _recipe.sources("cuda") if path.suffix == ".cu"]
 BINDINGS = [path for path in _recipe.sources("cuda") if path.suffix == ".cpp"]
 

@@ -40,13 +40,13 @@ def library(tmp_path_factory):
     kernels = [path for path in _recipe.sources("cuda") if path.suffix == ".cu"]
     sources = [*kernels, EMULATOR / "bind_emulated.cpp"]
 
-    def compile(source):
+    def build(source):
         out = folder / f"{source.stem}.o"
         run(compiler, *flags, "-x", "c++", "-c", source, "-o", out)
         return out
 
     with ThreadPoolExecutor(2) as pool:
-        objects = list(pool.map(compile, sources))
+        objects = list(pool.map(build, sources))
     torch_libraries = Path(torch.__file__).parent / "lib"
     linked = folder / "emulated.so"
     run(compiler, "-shared", *objects, f"-L{torch_libraries}", "-ltorch_cpu", "-lc10", "-o", linked)

@@ -166,3 +166,8 @@ def test_upsampling_does_not_shift(normal):
 def test_wrong_arguments_are_named(taps, factors, message):
     with pytest.raises(ConfigError, match=message):
         upfirdn2d(torch.zeros(1, 1, 4, 4), taps, **factors)
+
+
+def test_a_negative_gain_turns_the_sign(normal):
+    x = normal(1, 2, 5, 4)
+    assert torch.equal(upfirdn2d(x, TAPS, gain=-2.0), -upfirdn2d(x, TAPS, gain=2.0))

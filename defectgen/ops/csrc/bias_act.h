@@ -27,7 +27,8 @@ DG_HD A curve(const Curve<A>& c, A u) {
 template <typename A>
 DG_HD A curve_slope(const Curve<A>& c, A y) {
   A k = (y > A(0) ? A(1) : c.slope) * c.gain;
-  if (c.clamp >= A(0)) k = (y >= c.clamp || y <= -c.clamp) ? A(0) : k;
+  // Written so that NaN counts as clamped, as in torch's clamp.
+  if (c.clamp >= A(0)) k = (y < c.clamp && y > -c.clamp) ? k : A(0);
   return k;
 }
 

@@ -46,11 +46,13 @@ inline ScalarType exact(const Tensor& x) {
   return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
+// Whether the channels of a pixel lie together and pixels in order, with or without gaps: results
+// then lie channels last too. The same rule as `layout` in _library.py.
 inline bool lies_channels_last(const Tensor& x) {
-  if (x.dim() != 4 || x.size(1) == 1) return false;
+  if (x.dim() != 4) return false;
   const int64_t C = x.size(1), H = x.size(2), W = x.size(3);
-  return x.stride(1) == 1 && (W == 1 || x.stride(3) == C) && (H == 1 || x.stride(2) == W * C) &&
-         (x.size(0) == 1 || x.stride(0) == H * W * C) && !(H == 1 && W == 1);
+  return C > 1 && (H > 1 || W > 1) && x.stride(1) == 1 && (W == 1 || x.stride(3) >= C) &&
+         (H == 1 || x.stride(2) >= W * (W == 1 ? C : x.stride(3)));
 }
 
 inline Tensor arranged(const Tensor& x, bool last) {
@@ -141,7 +143,7 @@ Tensor bias_act_tangent(const Tensor& y, const Maybe& a, const Maybe& scale, con
   f.dscale = in.numbers(dscale, rows, "dscale");
   f.dnoise = in.numbers(dnoise, f.shape.batch * f.shape.pixels, "dnoise");
   f.dbias = in.numbers(dbias, rows, "dbias");
-  STD_TORCH_CHECK(!f.dscale || f.x, "defectgen: dscale needs x");
+  STD_TORCH_CHECK(!dscale || x, "defectgen: dscale needs x");
   Tensor out = fresh(y, in.sizes, in.type, in.last);
   f.out = out.mutable_data_ptr();
   if (y.numel()) Launch::run(kind(y), f, y);
@@ -298,7 +300,7 @@ std::tuple<Tensor, Tensor> masked_add_backward(const Tensor& dy, const Tensor& g
   f.gate = static_cast<const uint8_t*>(in.keep(torch::stable::contiguous(gate)));
   f.residual = in.features(residual, "residual");
   f.level = in.numbers(level, f.batch * f.pixels, "level");
-  STD_TORCH_CHECK(!f.residual || f.level, "defectgen: masked_add: residual needs level");
+  STD_TORCH_CHECK(!residual || level, "defectgen: masked_add: residual needs level");
   f.within = nullptr;
   if (within) {
     STD_TORCH_CHECK(within->numel() == f.batch * f.pixels, "defectgen: masked_add: within");

@@ -10,8 +10,7 @@ namespace {
 // Makes a device the current one while kernels are launched on it.
 class Launching {
  public:
-  explicit Launching(const dg::Tensor& x)
-      : device_(x.get_device_index()), guard_(device_) {
+  explicit Launching(const dg::Tensor& x) : device_(x.get_device_index()), guard_(device_) {
     void* found = nullptr;
     STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device_, &found));
     stream = static_cast<cudaStream_t>(found);

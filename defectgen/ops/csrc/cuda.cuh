@@ -1,4 +1,4 @@
-// What the CUDA files share: vectors of 16 bytes, how threads lie over features, sums within a block.
+// What the CUDA files share: vectors of 16 bytes, how threads lie over features, how kernels start.
 //
 // Indices are 64 bits wide where a block begins and 32 bits wide inside it, so that tensors of any
 // size are safe and no thread pays for it.
@@ -116,11 +116,15 @@ __device__ __forceinline__ void write(T* to, const Vec<T, V>& value) {
   __stwb(reinterpret_cast<typename Vec<T, V>::W*>(to), value.word);
 }
 
-// Whether vectors may be taken out of all of these; features may be a part of a larger tensor.
-inline bool aligned(std::initializer_list<const void*> pointers) {
+// Whether features can be read in vectors of 16 bytes: whole ones fit into a row, that is into the
+// channels of a pixel or the pixels of a plane, and all memory is aligned to them. Features may be
+// a part of a larger tensor.
+template <typename T>
+bool wide(bool channels_last, int64_t channels, int64_t pixels,
+          std::initializer_list<const void*> pointers) {
   uintptr_t bits = 0;
   for (const void* p : pointers) bits |= reinterpret_cast<uintptr_t>(p);
-  return bits % 16 == 0;
+  return (channels_last ? channels : pixels) % kWide<T> == 0 && bits % 16 == 0;
 }
 
 template <typename A, typename S>
@@ -143,11 +147,17 @@ __device__ __forceinline__ void curve_all(const Curve<A>& c, A (&u)[V]) {
 
 // -- geometry -------------------------------------------------------------------------------------
 
-// Enough for all multiprocessors of a large GPU, several blocks each. Not asked from the device: the
-// order of sums depends on the size of blocks, and results shall not depend on the machine.
+// Enough for all multiprocessors of a large GPU, several blocks each. Not asked from the device:
+// the order of sums depends on the size of blocks, and results shall not depend on the machine.
 constexpr int64_t kManyBlocks = 1024;
-
 constexpr int kMostSteps = 16;  // pixels, or vectors of a plane, that a thread works through
+
+// As many steps as leave that many blocks, where one step of all threads makes `steps_in_all`.
+inline int steps_for(int64_t steps_in_all) {
+  int steps = kMostSteps;
+  while (steps > 4 && steps_in_all / steps < kManyBlocks) steps /= 2;
+  return steps;
+}
 
 constexpr int round_up(int value, int to) { return (value + to - 1) / to * to; }
 constexpr int64_t pieces(int64_t whole, int64_t piece) { return (whole + piece - 1) / piece; }
@@ -170,8 +180,7 @@ struct PixelGrid {
     tiles = static_cast<int>(pieces(vectors, lanes));
     rows = kThreads / lanes;
     rows = rows < pixels ? rows : static_cast<int>(pixels);
-    const bool large = batch * tiles * pieces(pixels, rows * kMostSteps) >= kManyBlocks;
-    chunk = rows * (large ? kMostSteps : 4);
+    chunk = rows * steps_for(batch * tiles * pieces(pixels, rows));
     chunks = static_cast<int>(pieces(pixels, chunk));
   }
   int threads() const { return round_up(lanes * rows, kWarp); }
@@ -211,9 +220,7 @@ struct PlaneGrid {
     lanes = static_cast<int>(width < kThreads ? width : kThreads);
     rows = kThreads / lanes;
     rows = rows < planes ? rows : static_cast<int>(planes);
-    const bool large = pieces(planes, rows) * pieces(width, lanes * kMostSteps) >= kManyBlocks;
-    steps = large ? kMostSteps : 4;
-    steps = lanes < kThreads ? 1 : steps;
+    steps = lanes < kThreads ? 1 : steps_for(planes * pieces(width, lanes));
     chunks = static_cast<int>(pieces(width, lanes * steps));
   }
   int threads() const { return round_up(lanes * rows, kWarp); }
@@ -239,45 +246,6 @@ struct Planes {
     count = static_cast<int>(left < most ? left : most);
   }
 };
-
-// -- sums -----------------------------------------------------------------------------------------
-
-template <typename A>
-__device__ __forceinline__ A warp_sum(A value) {
-#pragma unroll
-  for (int reach = kWarp / 2; reach > 0; reach /= 2)
-    value += __shfl_xor_sync(0xffffffffu, value, reach);
-  return value;
-}
-
-// Sum each of `slots` runs of `lanes` numbers in shared memory, `pitch` apart, in a fixed order, and
-// hand it to put(slot, sum). Long runs take a warp each, short ones a thread. All threads call this.
-template <typename A, typename Put>
-__device__ __forceinline__ void sum_slots(const A* pool, int slots, int pitch, int lanes,
-                                          const Put& put) {
-  if (lanes < kWarp) {
-    for (int slot = threadIdx.x; slot < slots; slot += blockDim.x) {
-      A total = A(0);
-      for (int i = 0; i < lanes; ++i) total += pool[slot * pitch + i];
-      put(slot, total);
-    }
-    return;
-  }
-  const int own = threadIdx.x % kWarp;
-  for (int slot = threadIdx.x / kWarp; slot < slots; slot += blockDim.x / kWarp) {
-    A total = A(0);
-    for (int i = own; i < lanes; i += kWarp) total += pool[slot * pitch + i];
-    total = warp_sum(total);
-    if (own == 0) put(slot, total);
-  }
-}
-
-// Steps of a PixelGrid whose sums over channels wait in shared memory for one another.
-constexpr int kWaiting = 8;
-// An odd pitch: threads that each read a run of their own then meet in no bank of the memory.
-DG_HD int odd_pitch(int lanes) { return lanes | 1; }
-// Rows times odd pitch is at most 3/2 of a block: two lanes to a row are the worst case.
-constexpr int kPool = kWaiting * (kThreads + kThreads / 2);
 
 // -- launching ------------------------------------------------------------------------------------
 

@@ -1,5 +1,5 @@
-// What the CUDA files offer to bind_cuda.cpp; a plain C++ compiler can read it. Each launcher queues
-// its kernels on a stream of the current device and returns what the driver says to that.
+// What the CUDA files offer to bind_cuda.cpp; a plain C++ compiler can read it. Each launcher
+// queues its kernels on a stream of the current device and returns what the driver says to that.
 #pragma once
 
 #include <cuda_runtime_api.h>

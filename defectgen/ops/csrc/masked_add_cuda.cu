@@ -1,6 +1,6 @@
 // masked_add on the GPU. A block upsamples the logits of its pixels once and keeps the gates in
 // shared memory; residuals behind closed gates are never read.
-#include "cuda.cuh"
+#include "cuda_sums.cuh"
 #include "launchers.h"
 
 namespace dg {
@@ -9,19 +9,18 @@ namespace {
 // Vectors of each operand that a thread asks for before it uses the first.
 constexpr int kAtOnce = 4;
 
-// Upsample and gate the pixels of a block, `first` counted within the sample. One of the blocks that
-// share these pixels writes them to memory.
+// Upsample and gate the pixels of a block, `first` counted within the sample. One of the blocks
+// that share these pixels writes them to memory.
 template <typename A>
-__device__ void open_gates(const MaskedAdd& f, int64_t sample, int64_t first, int count, bool writes,
-                           uint8_t* gates) {
+__device__ void open_gates(const MaskedAdd& f, int64_t sample, int64_t first, int count,
+                           bool writes, uint8_t* gates) {
   const int64_t pixels = f.height * f.width, top = first / f.width;
   const int left = static_cast<int>(first % f.width), width = static_cast<int>(f.width);
   const A* logits = static_cast<const A*>(f.logits) + sample * f.small_height * f.small_width;
   for (int i = threadIdx.x; i < count; i += blockDim.x) {
-    const A level = upsampled(logits, f.small_width, f.first_row,
-                              static_cast<const A*>(f.row_weights), f.first_column,
-                              static_cast<const A*>(f.column_weights), top + (left + i) / width,
-                              (left + i) % width);
+    const A level = upsampled(
+        logits, f.small_width, f.first_row, static_cast<const A*>(f.row_weights), f.first_column,
+        static_cast<const A*>(f.column_weights), top + (left + i) / width, (left + i) % width);
     const int64_t q = sample * pixels + first + i;
     const uint8_t gate = level >= A(0) && (!f.within || f.within[q]);
     gates[i] = gate;
@@ -228,29 +227,23 @@ cudaError_t backward(const MaskedAddBackward& f, cudaStream_t stream) {
   return launch(backward_pixel<T>, pieces(f.batch * f.pixels, kThreads), kThreads, stream, f);
 }
 
-template <typename T>
-bool wide(bool channels_last, int64_t channels, int64_t pixels,
-          std::initializer_list<const void*> pointers) {
-  return (channels_last ? channels : pixels) % kWide<T> == 0 && aligned(pointers);
-}
-
 }  // namespace
 
 cudaError_t masked_add(DType d, const MaskedAdd& f, cudaStream_t stream) {
   cudaError_t error = cudaErrorInvalidValue;
-  DG_DISPATCH(d, error = wide<T>(f.channels_last, f.channels, f.height * f.width,
-                                 {f.x, f.residual, f.out})
-                             ? add<T, kWide<T>>(f, stream)
-                             : add<T, 1>(f, stream))
+  DG_DISPATCH(
+      d, error = wide<T>(f.channels_last, f.channels, f.height * f.width, {f.x, f.residual, f.out})
+                     ? add<T, kWide<T>>(f, stream)
+                     : add<T, 1>(f, stream))
   return error;
 }
 
 cudaError_t masked_add_backward(DType d, const MaskedAddBackward& f, cudaStream_t stream) {
   cudaError_t error = cudaErrorInvalidValue;
-  DG_DISPATCH(d, error = wide<T>(f.channels_last, f.channels, f.pixels,
-                                 {f.dy, f.residual, f.dresidual})
-                             ? backward<T, kWide<T>>(f, stream)
-                             : backward<T, 1>(f, stream))
+  DG_DISPATCH(
+      d, error = wide<T>(f.channels_last, f.channels, f.pixels, {f.dy, f.residual, f.dresidual})
+                     ? backward<T, kWide<T>>(f, stream)
+                     : backward<T, 1>(f, stream))
   return error;
 }
 

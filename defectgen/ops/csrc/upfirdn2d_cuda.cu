@@ -1,181 +1,12 @@
 // upfirdn2d on the GPU. A thread makes a strip of output rows in one column, for one vector of
-// channels, and runs down the input rows: what a later row needs again stays in registers. There are
-// three kernels: `blur` for filters of 4 taps that keep the size, `strip` for those that double or
-// halve it and for narrow features, `number` for every other filter and factor.
-#include "cuda.cuh"
+// channels, and runs down the input rows: what a later row needs again stays in registers. There
+// are three kernels: `blur` for filters of 4 taps that keep the size, `strip` for those that double
+// or halve it and for narrow features, `number` for every other filter and factor.
 #include "launchers.h"
+#include "upfirdn2d_blur.cuh"
 
 namespace dg {
 namespace {
-
-constexpr int kStrip = 8;     // output rows of a thread
-constexpr int kTaps = 4;      // of the filters that strips are made for
-constexpr int kResident = 2;  // blocks that a multiprocessor must have registers for
-// Vectors of channels side by side in a block. Few, so that it holds many columns, which share what
-// they read with their neighbors.
-constexpr int kMostLanes = 8;
-
-// Features as planes of `channels` numbers per pixel: samples with channels last, otherwise every
-// channel of every sample is a plane of its own. `planes` of them make up a sample.
-struct StripGrid {
-  int channels, planes, lanes, tiles, columns, spans, strips, offset, halo;
-  int64_t count;  // planes in all
-
-  // offset: rows by which the first strip begins early; halo: columns read beyond those written.
-  StripGrid(const UpFirDn& f, int V, int offset_, int halo_)
-      : channels(f.channels_last ? static_cast<int>(f.channels) : 1),
-        planes(f.channels_last ? 1 : static_cast<int>(f.channels)),
-        offset(offset_),
-        halo(halo_),
-        count(f.batch * planes) {
-    const int64_t vectors = channels / V;
-    lanes = even_lanes(vectors, kMostLanes);
-    tiles = static_cast<int>(pieces(vectors, lanes));
-    columns = even_lanes(f.columns.out, kThreads / lanes - halo);
-    spans = static_cast<int>(pieces(f.columns.out, columns));
-    strips = static_cast<int>(pieces(f.rows.out + offset, kStrip));
-  }
-  int threads() const { return round_up(lanes * (columns + halo), kWarp); }
-  int64_t blocks() const { return count * strips * spans * tiles; }
-};
-
-// Where a thread works.
-struct Strip {
-  int channel, column, row;  // row: first of the strip; may be -1
-  bool reads, writes;
-  int64_t plane;
-
-  __device__ Strip(const StripGrid& g, int V, int64_t width) {
-    unsigned block = blockIdx.x;
-    const int tile = block % g.tiles;
-    block /= g.tiles;
-    const int span = block % g.spans;
-    block /= g.spans;
-    row = static_cast<int>(block % g.strips) * kStrip - g.offset;
-    plane = block / g.strips;
-    channel = (tile * g.lanes + static_cast<int>(threadIdx.x) % g.lanes) * V;
-    const int beside = static_cast<int>(threadIdx.x) / g.lanes;
-    column = span * g.columns + beside;
-    reads = channel < g.channels && beside < g.columns + g.halo;
-    writes = channel < g.channels && beside < g.columns && column < width;
-  }
-};
-
-// What bias_act does to a result, with the terms of a thread's plane and channels.
-template <typename A, int V>
-struct Epilogue {
-  A scale[V], bias[V], post[V];
-  const A* noise;  // of the pixels of the sample
-
-  __device__ __forceinline__ Epilogue(const UpFirDn& f, const StripGrid& g, int64_t plane,
-                                      int channel) {
-    read_terms(f.scale, plane * g.channels + channel, A(1), scale);
-    read_terms(f.bias, channel + plane % g.planes, A(0), bias);
-    read_terms(f.post, plane * g.channels + channel, A(1), post);
-    const int64_t pixels = f.rows.out * f.columns.out;
-    noise = f.noise ? static_cast<const A*>(f.noise) + plane / g.planes * pixels : nullptr;
-  }
-  __device__ __forceinline__ void operator()(const Curve<A>& c, A (&value)[V],
-                                             int64_t pixel) const {
-    const A n = noise ? __ldg(noise + pixel) : A(0);
-#pragma unroll
-    for (int v = 0; v < V; ++v) value[v] = value[v] * scale[v] + (n + bias[v]);
-    curve_all(c, value);
-#pragma unroll
-    for (int v = 0; v < V; ++v) value[v] *= post[v];
-  }
-};
-template <typename A, int V>
-struct NoEpilogue {
-  __device__ __forceinline__ NoEpilogue(const UpFirDn&, const StripGrid&, int64_t, int) {}
-  __device__ __forceinline__ void operator()(const Curve<A>&, A (&)[V], int64_t) const {}
-};
-
-// -- filters that keep the size: down the rows in registers, then across in shared memory ---------
-
-// A thread reads one column, once. Its sums over rows then wait, for a turn of two rows, where the
-// threads of the columns beside it find them.
-template <typename T, int V, template <typename, int> class End>
-__global__ void __launch_bounds__(kThreads, kResident)
-    blur(UpFirDn f, StripGrid g, Curve<Acc<T>> c) {
-  using A = Acc<T>;
-  constexpr int kAhead = 3;  // input rows that are on their way while one is used
-  constexpr int kTurn = 2;
-  static_assert(kStrip % kTurn == 0, "a strip is made of whole turns");
-  constexpr int kPart = V < 4 ? V : 4;
-  // Two turns: one is read while the other is written, which saves a barrier.
-  __shared__ Vec<A, kPart> sums[2][kTurn][V / kPart][kThreads];
-  const Strip at(g, V, f.columns.out);
-  const End<A, V> end(f, g, at.plane, at.writes ? at.channel : 0);
-  A taps[kTaps];
-  read_terms(f.taps, 0, A(0), taps);
-  const int64_t width = f.columns.in * g.channels;
-  const int column = at.column - f.columns.pad, rows = static_cast<int>(f.rows.in);
-  const bool inside = at.reads && column >= 0 && column < f.columns.in;
-  int row = at.row - f.rows.pad;  // the next one to read
-  const T* x = static_cast<const T*>(f.x) + (at.plane * rows + row) * width +
-               static_cast<int64_t>(column) * g.channels + at.channel;
-  int64_t pixel = at.row * f.columns.out + at.column;
-  T* out = static_cast<T*>(f.out) + at.channel +
-           (at.plane * f.rows.out * f.columns.out + pixel) * g.channels;
-
-  Vec<T, V> next[kAhead];
-  const auto fetch = [&](Vec<T, V>& to) {
-    to = {};
-    if (inside && row >= 0 && row < rows) to = read<V>(x);
-    ++row;
-    x += width;
-  };
-#pragma unroll
-  for (int i = 0; i < kAhead; ++i) fetch(next[i]);
-  A partial[kTaps][V];  // output row j grows in partial[j % kTaps]
-#pragma unroll
-  for (int i = 0; i < kStrip + kTaps - 1; ++i) {
-    const Vec<T, V> here = next[i % kAhead];
-    if (i + kAhead < kStrip + kTaps - 1) fetch(next[i % kAhead]);
-#pragma unroll
-    for (int v = 0; v < V; ++v) {
-      const A value = load(here.at(v));
-#pragma unroll
-      for (int m = 0; m < kTaps; ++m) {
-        if (i < m || i - m >= kStrip) continue;
-        A& grown = partial[(i - m) % kTaps][v];
-        grown = m ? grown + value * taps[m] : value * taps[0];
-      }
-    }
-    const int j = i - (kTaps - 1);  // the output row that is complete now
-    if (j < 0) continue;
-    auto& turn = sums[j / kTurn % 2];
-#pragma unroll
-    for (int p = 0; p < V / kPart; ++p) {
-      Vec<A, kPart> part;
-      memcpy(&part, &partial[j % kTaps][p * kPart], sizeof(part));
-      turn[j % kTurn][p][threadIdx.x] = part;
-    }
-    if (j % kTurn != kTurn - 1) continue;
-    __syncthreads();
-#pragma unroll
-    for (int s = 0; s < kTurn; ++s) {
-      const bool below = at.row + j - kTurn + 1 + s >= f.rows.out;
-      if (at.writes && !below) {
-        A value[V];
-#pragma unroll
-        for (int m = 0; m < kTaps; ++m) {
-#pragma unroll
-          for (int v = 0; v < V; ++v) {
-            const A term = turn[s][v / kPart][threadIdx.x + m * g.lanes].at(v % kPart) * taps[m];
-            value[v] = m ? value[v] + term : term;
-          }
-        }
-        end(c, value, pixel);
-        write(out, rounded<T>(value));
-      }
-      pixel += f.columns.out;
-      out += f.columns.out * g.channels;
-    }
-    if (at.row + j + 1 >= f.rows.out) break;  // the same for all threads
-  }
-}
 
 // -- filters that double or halve the size: across the columns first ------------------------------
 
@@ -310,8 +141,7 @@ __global__ void __launch_bounds__(kThreads) number(UpFirDn f, StripGrid g, Curve
       line += load(x[(a * f.columns.in + b) * g.channels]) * taps[l + b * f.columns.up];
     value[0] += line * taps[k + a * f.rows.up];
   }
-  if (f.epilogue)
-    Epilogue<A, 1>(f, g, plane, channel)(c, value, row * f.columns.out + column);
+  if (f.epilogue) Epilogue<A, 1>(f, g, plane, channel)(c, value, row * f.columns.out + column);
   static_cast<T*>(f.out)[i] = store<T>(value[0]);
 }
 
@@ -347,14 +177,13 @@ cudaError_t filter(const UpFirDn& f, cudaStream_t stream) {
     const bool small = f.rows.in < most && f.rows.out < most && f.columns.out < most;
     const bool common = up <= 2 && down <= 2 && f.rows.taps == kTaps && small;
     if (common && (!f.epilogue || (up == 1 && down == 1))) {
-      const bool wide = f.channels_last && f.channels % kWide<T> == 0 && aligned({f.x, f.out});
-      return wide ? strips<T, kWide<T>>(f, stream) : strips<T, 1>(f, stream);
+      const bool vectors = f.channels_last && wide<T>(true, f.channels, 0, {f.x, f.out});
+      return vectors ? strips<T, kWide<T>>(f, stream) : strips<T, 1>(f, stream);
     }
   }
   const int64_t count = f.batch * f.channels * f.rows.out * f.columns.out;
   const StripGrid g(f, 1, 0, 0);
-  return launch(number<T>, pieces(count, kThreads), kThreads, stream, f, g,
-                curve_of<Acc<T>>(f));
+  return launch(number<T>, pieces(count, kThreads), kThreads, stream, f, g, curve_of<Acc<T>>(f));
 }
 
 }  // namespace

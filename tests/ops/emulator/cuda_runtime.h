@@ -1,9 +1,10 @@
 // Runs CUDA kernels on the CPU, thread by thread, to prove their logic where there is no GPU.
 //
-// Every thread of a block is a fiber with a stack of its own. A fiber runs until it ends or waits at
-// a barrier for the others of its block or warp; then the next one runs. In which order, the variable
-// EMULATOR_ORDER says (forward, backward): results that depend on it betray a missing barrier.
-// Wide accesses must be aligned, as on a GPU, and a barrier that some thread misses ends the process.
+// Every thread of a block is a fiber with a stack of its own. A fiber runs until it ends or waits
+// at a barrier for the others of its block or warp; then the next one runs. In which order, the
+// variable EMULATOR_ORDER says (forward, backward): results that depend on it betray a missing
+// barrier. Wide accesses must be aligned, as on a GPU, and a barrier that some thread misses ends
+// the process.
 #pragma once
 
 #include <ucontext.h>
