@@ -76,13 +76,23 @@ struct Inputs {
   Sizes sizes;
   bool last;
   ScalarType type, small;
+  bool on_cpu;
+  int64_t index;
   std::vector<Tensor> kept;
 
   explicit Inputs(const Tensor& x)
-      : sizes(sizes_of(x)), last(lies_channels_last(x)), type(x.scalar_type()), small(exact(x)) {
+      : sizes(sizes_of(x)),
+        last(lies_channels_last(x)),
+        type(x.scalar_type()),
+        small(exact(x)),
+        on_cpu(x.is_cpu()),
+        index(x.get_device_index()) {
     kept.reserve(8);
   }
   const void* keep(Tensor t) {
+    // A pointer of another device would not fail here but in the kernel, and take the context along.
+    STD_TORCH_CHECK(t.is_cpu() == on_cpu && t.get_device_index() == index,
+                    "defectgen: all tensors of an op must be on the device of its features");
     kept.push_back(t);
     return kept.back().const_data_ptr();
   }
