@@ -6,8 +6,15 @@ a graph scale, shared convolution, scale; noise, bias, leaky ReLU, gain and clam
 own; every change of resolution a depthwise convolution with the 4x4 kernel. Nothing here calls an
 operator of ``defectgen.ops``, so the baseline stays what it is when those get faster.
 
-Choices inside that definition are those that measured fastest: passes in place where no graph is
-built, the gain of the discriminator folded into its weights, PyTorch's own leaky ReLU.
+Choices inside that definition are those that measured fastest:
+
+- passes in place wherever autograd allows it, and PyTorch's own leaky ReLU;
+- weights of each sample's own are written in one pass, the demodulation taken from the squares of
+  the shared weights;
+- bias and gain of the discriminator go into its convolutions;
+- the depthwise filter is closed under differentiation, since PyTorch's second derivative also
+  computes the gradient of its constant kernel, by one convolution per channel with the image as
+  kernel. Dense convolutions are left to PyTorch.
 """
 
 from __future__ import annotations
@@ -18,29 +25,74 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from defectgen.networks.defect import DefectAwareResBlock
-from defectgen.networks.discriminator import Discriminator, DiscriminatorBlock
+from defectgen.networks.defect import DefectAwareResBlock, DefectBranch, DefectPass
+from defectgen.networks.discriminator import Discriminator
 from defectgen.networks.layers import Conv2d, Linear, ModulatedLayer, ToChannels, minibatch_std
 from defectgen.networks.synthesis import SynthesisBlock, SynthesisNetwork
+from defectgen.ops.masked_add import SURROGATE_STEEPNESS
 from defectgen.rng import Noise
 
 GAIN = math.sqrt(2.0)
 
 
-def fir(channels: int, like: Tensor, gain: float = 1.0) -> Tensor:
+def fir(channels: int, like: Tensor, gain: float) -> Tensor:
     """[1, 3, 3, 1] x [1, 3, 3, 1] / 64 for every channel, (C, 1, 4, 4)."""
     taps = like.new_tensor([1.0, 3.0, 3.0, 1.0]) / 8
     return (torch.outer(taps, taps) * gain).expand(channels, 1, 4, 4)
 
 
+class Blur(torch.autograd.Function):
+    """Depthwise convolution with the filter; its gradient is :class:`Spread`."""
+
+    @staticmethod
+    def forward(ctx, x, padding, stride=1, gain=1.0):
+        """(N, C, H, W) -> (N, C, (H + 2 * padding - 4) // stride + 1, likewise W)."""
+        ctx.how = x.shape, padding, stride, gain
+        kernel = fir(x.shape[1], x, gain)
+        return F.conv2d(x, kernel, stride=stride, padding=padding, groups=x.shape[1])
+
+    @staticmethod
+    def backward(ctx, dy):
+        """Gradient of the features."""
+        return Spread.apply(dy, *ctx.how), None, None, None
+
+
+class Spread(torch.autograd.Function):
+    """The transpose of :class:`Blur`, to features of this shape; its gradient is that again.
+
+    Written as what PyTorch computes when it differentiates a convolution: this measured faster
+    than ``conv_transpose2d``.
+    """
+
+    @staticmethod
+    def forward(ctx, y, shape, padding, stride=1, gain=1.0):
+        """What Blur gives for features of this shape -> features of this shape."""
+        ctx.how = padding, stride, gain
+        kernel = fir(shape[1], y, gain)
+        two = [stride] * 2, [padding] * 2, [1, 1]
+        give = y, y.new_empty(shape), kernel, None, *two, False, [0, 0], shape[1]
+        return torch.ops.aten.convolution_backward(*give, [True, False, False])[0]
+
+    @staticmethod
+    def backward(ctx, dx):
+        """Gradient of the features."""
+        return Blur.apply(dx, *ctx.how), None, None, None, None
+
+
+def double(x: Tensor) -> Tensor:
+    """Zero insertion and low-pass, (N, C, H, W) -> (N, C, 2H, 2W)."""
+    batch, channels, height, width = x.shape
+    return Spread.apply(x, (batch, channels, 2 * height, 2 * width), 1, 2, 4.0)
+
+
 def finish(y: Tensor, noise: Tensor | None, bias: Tensor, clamp: float | None) -> Tensor:
-    """Noise, bias, leaky ReLU, gain, clamp: one pass each, in place without a graph."""
-    if torch.is_grad_enabled():
-        y = y if noise is None else y + noise
-        y = F.leaky_relu(y + bias.reshape(1, -1, 1, 1), 0.2) * GAIN
-        return y if clamp is None else y.clamp(-clamp, clamp)
+    """Noise, bias, leaky ReLU, gain, clamp: one pass each, in place where that is allowed."""
     y = y if noise is None else y.add_(noise)
-    y = F.leaky_relu_(y.add_(bias.reshape(1, -1, 1, 1)), 0.2).mul_(GAIN)
+    y = F.leaky_relu_(y.add_(bias.reshape(1, -1, 1, 1)), 0.2)
+    if torch.is_grad_enabled():  # the gradient of a leaky ReLU in place needs its result
+        y = y * GAIN
+        return y if clamp is None else y.clamp(-clamp, clamp)
+    y = y.mul_(GAIN)
     return y if clamp is None else y.clamp_(-clamp, clamp)
 
 
@@ -65,30 +117,33 @@ class TextbookModulated(ModulatedLayer):
         plane = None if plane is None else plane.to(x.device) * self.noise_strength
         return finish(y, plane, self.bias, self.clamp)
 
+    def _factors(self, styles: Tensor) -> Tensor:
+        """1 / sqrt(sum_ikk (weight_oikk * styles_ni)^2 + 1e-8), (N, O)."""
+        energy = self.weight.square().sum(dim=(2, 3))
+        return (styles.square() @ energy.t() + 1e-8).rsqrt()
+
     def _shared(self, x: Tensor, styles: Tensor) -> Tensor:
         """Scale, shared convolution, scale."""
         x = x * styles[:, :, None, None]
-        energy = self.weight.square().sum(dim=(2, 3))
-        scale = (styles.square() @ energy.t() + 1e-8).rsqrt()[:, :, None, None]
+        scale = self._factors(styles)[:, :, None, None]
         if self.up == 1:
             return F.conv2d(x, self.weight, padding=1) * scale
-        turned = self.weight.flip(2, 3).transpose(0, 1)
-        y = F.conv_transpose2d(x, turned, stride=2)
-        return F.conv2d(y, fir(y.shape[1], y, 4.0), padding=1, groups=y.shape[1]) * scale
+        y = F.conv_transpose2d(x, self.weight.flip(2, 3).transpose(0, 1), stride=2)
+        return Blur.apply(y, 1, 1, 4.0) * scale
 
     def _grouped(self, x: Tensor, styles: Tensor) -> Tensor:
         """Weights of each sample's own, all samples in one grouped convolution."""
         batch, ins, height, width = x.shape
-        own = self.weight * styles[:, None, :, None, None]  # (N, O, I, 3, 3)
-        own = own * (own.square().sum(dim=(2, 3, 4), keepdim=True) + 1e-8).rsqrt()
+        factors = self._factors(styles)[:, :, None] * styles[:, None]  # (N, O, I)
         x = x.reshape(1, batch * ins, height, width)
         if self.up == 1:
+            own = self.weight * factors[..., None, None]  # (N, O, I, 3, 3)
             y = F.conv2d(x, own.flatten(0, 1), padding=1, groups=batch)
             return y.reshape(batch, -1, height, width)
-        turned = own.flip(3, 4).transpose(1, 2).flatten(0, 1)  # (N*I, O, 3, 3)
-        y = F.conv_transpose2d(x, turned, stride=2, groups=batch)
-        y = y.reshape(batch, -1, *y.shape[2:])
-        return F.conv2d(y, fir(y.shape[1], y, 4.0), padding=1, groups=y.shape[1])
+        turned = self.weight.flip(2, 3).transpose(0, 1).contiguous()
+        own = turned * factors.mT[..., None, None]  # (N, I, O, 3, 3)
+        y = F.conv_transpose2d(x, own.flatten(0, 1), stride=2, groups=batch)
+        return Blur.apply(y.reshape(batch, -1, *y.shape[2:]), 1, 1, 4.0)
 
 
 class TextbookToChannels(ToChannels):
@@ -129,19 +184,51 @@ class TextbookSynthesis(SynthesisNetwork):
         return image
 
 
-def double(image: Tensor) -> Tensor:
-    """Zero insertion and low-pass, (N, C, H, W) -> (N, C, 2H, 2W)."""
-    channels = image.shape[1]
-    kernel = fir(channels, image, 4.0)
-    return F.conv_transpose2d(image, kernel, stride=2, padding=1, groups=channels)
-
-
 class TextbookDefectBlock(DefectAwareResBlock):
     """The residual block: conv0, conv1, one after the other."""
 
     def features(self, x_in: Tensor, ws: Tensor, noise: Noise) -> Tensor:
         """x_in (N, I, r/2, r/2), ws (N, >=2, W) -> (N, C, r, r)."""
         return self.conv1(self.conv0(x_in, ws[:, 0], noise), ws[:, 1], noise)
+
+
+class TextbookBranch(DefectBranch):
+    """Hands out :class:`TextbookPass`."""
+
+    def start(self, ws: Tensor, noise: Noise, imposed: Tensor | None = None) -> DefectPass:
+        """See :meth:`DefectBranch.start`."""
+        return TextbookPass(self, ws, noise, imposed)
+
+
+class TextbookPass(DefectPass):
+    """Logits doubled step by step, then comparison, product and sum."""
+
+    def __call__(self, resolution: int, x_in: Tensor | None, x_out: Tensor) -> Tensor:
+        """Manipulate ``x_out`` if this resolution is manipulated."""
+        branch = self.branch
+        if resolution not in branch.resolutions or x_in is None:
+            return x_out
+        block = branch.block(resolution)
+        slot = 2 * branch.resolutions.index(resolution)
+        h = block.features(x_in, self.ws[:, slot : slot + 3], self.noise)
+        if block.to_mask is not None:
+            self.logits = self._here = self.final_logits = block.to_mask(h, self.ws[:, slot + 2])
+            while self.final_logits.shape[-1] < branch.final_resolution:
+                self.final_logits = double(self.final_logits)
+        if self.imposed is not None:
+            gate = self.gates[resolution] = self._contained(resolution)
+            return x_out + h * gate
+        if block.to_mask is None:
+            self._here = double(self._here)
+        gate = self._here.detach() >= 0
+        within = self._contained(resolution) if branch.config.contained else None
+        gate = self.gates[resolution] = gate if within is None else gate & within
+        y = x_out + h * gate
+        if block.gate == "hard":
+            return y
+        soft = torch.sigmoid(SURROGATE_STEEPNESS * self._here)
+        soft = soft if within is None else soft * within
+        return y + h.detach() * (soft - soft.detach())
 
 
 class TextbookConv2d(Conv2d):
@@ -153,16 +240,14 @@ class TextbookConv2d(Conv2d):
         gain = gain * (GAIN if self.act == "lrelu" else 1.0)
         weight = self.weight * (gain / math.sqrt(self.weight[0].numel()))
         bias = None if self.bias is None else self.bias * gain
-        size, channels = weight.shape[2], x.shape[1]
+        size = weight.shape[2]
         if not self.down:
             y = F.conv2d(x, weight, bias, padding=size // 2)
         elif size == 1:
-            x = F.conv2d(x, fir(channels, x), stride=2, padding=1, groups=channels)
-            y = F.conv2d(x, weight, bias)
+            y = F.conv2d(Blur.apply(x, 1, 2), weight, bias)
         else:
-            x = F.conv2d(x, fir(channels, x), padding=2, groups=channels)
-            y = F.conv2d(x, weight, bias, stride=2)
-        y = F.leaky_relu(y, 0.2) if self.act == "lrelu" else y
+            y = F.conv2d(Blur.apply(x, 2), weight, bias, stride=2)
+        y = F.leaky_relu_(y, 0.2) if self.act == "lrelu" else y
         return y if clamp is None else y.clamp(-clamp, clamp)
 
 
@@ -186,8 +271,8 @@ TEXTBOOK: dict[type[nn.Module], type[nn.Module]] = {
     SynthesisBlock: TextbookSynthesisBlock,
     SynthesisNetwork: TextbookSynthesis,
     DefectAwareResBlock: TextbookDefectBlock,
+    DefectBranch: TextbookBranch,
     Conv2d: TextbookConv2d,
-    DiscriminatorBlock: DiscriminatorBlock,
     Discriminator: TextbookDiscriminator,
 }
 
