@@ -193,7 +193,14 @@ class TextbookDefectBlock(DefectAwareResBlock):
 
 
 class TextbookBranch(DefectBranch):
-    """Hands out :class:`TextbookPass`."""
+    """Logits doubled step by step; hands out :class:`TextbookPass`."""
+
+    def final_logits(self, x_in: Tensor, ws: Tensor, noise: Noise) -> Tensor:
+        """See :meth:`DefectBranch.final_logits`."""
+        logits = self.first.logits(self.first.features(x_in, ws, noise), ws[:, 2])
+        while logits.shape[-1] < self.final_resolution:
+            logits = double(logits)
+        return logits
 
     def start(self, ws: Tensor, noise: Noise, imposed: Tensor | None = None) -> DefectPass:
         """See :meth:`DefectBranch.start`."""

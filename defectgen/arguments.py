@@ -130,9 +130,9 @@ def _add_training(parser: argparse.ArgumentParser, out: str) -> None:
 def _add_precision(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision",
-        choices=("fp32", "bf16"),
+        choices=("auto", "fp32", "bf16"),
         default="fp32",
-        help="of features and convolutions (default: fp32)",
+        help="of features and convolutions; auto: bf16 where the CPU has it (default: fp32)",
     )
 
 

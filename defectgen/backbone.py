@@ -34,6 +34,7 @@ from defectgen.estimator import (
 )
 from defectgen.messages import say
 from defectgen.networks.discriminator import Discriminator
+from defectgen.networks.precision import resolve_precision
 from defectgen.networks.synthesis import Generator
 from defectgen.rng import sample_seeds
 from defectgen.sampling import draw_good
@@ -64,7 +65,8 @@ class Backbone(Parameters, nn.Module):
             (small shifts, scale, brightness, contrast); "bgc" (everything, as published); or an
             :class:`~defectgen.augment.policy.AugmentPolicy`. The preset turns "auto" into "bgc".
         batch_size: None: 16; the preset 32.
-        precision: "fp32", or "bf16" for faster training and sampling on hardware that has it.
+        precision: "fp32"; "bf16" for faster training and sampling on hardware that has it; or
+            "auto", which takes "bf16" on processors with bfloat16 instructions.
         run_dir: folder for history, contact sheets and the resume file; None writes nothing.
         seed: None draws one; it is kept in ``config_``.
         device: None takes a GPU where there is one.
@@ -144,13 +146,14 @@ class Backbone(Parameters, nn.Module):
         policy, reason = choose_policy(self.augment, self.preset, data.images)
         say(f"augmentation: {reason}", self.verbose)
         images = data.images if self.preset else with_symmetries(data.images, policy)
+        device = resolve_device(self.device)
         train = backbone_training(
             config,
             preset=self.preset,
             kimg=self.kimg,
             batch_size=self.batch_size,
             seed=resolve_seed(self.seed, resumed),
-            precision=self.precision,
+            precision=resolve_precision(self.precision, device),
         )
         decided = {
             "backbone": config.to_dict(),
@@ -158,7 +161,7 @@ class Backbone(Parameters, nn.Module):
             "augment": {"policy": policy.to_dict(), "reason": reason},
             "data": {"digest": data.digest, "images": len(data.names), "shown": len(images)},
         }
-        task = build_task(config, train, images, policy, resolve_device(self.device))
+        task = build_task(config, train, images, policy, device)
         try:
             run_task(task, data, policy, run_dir, resumed, self.verbose)
         except (TrainingError, KeyboardInterrupt):
@@ -244,7 +247,8 @@ class Backbone(Parameters, nn.Module):
         check_range("n", n, low=0, integer=True)
         check_range("truncation_psi", truncation_psi, low=0.0, high=2.0)
         seeds = sample_seeds(n, given_seed(seed))
-        return draw_good(network, seeds, truncation_psi, self.precision)
+        precision = resolve_precision(self.precision, network.mapping.w_avg.device)
+        return draw_good(network, seeds, truncation_psi, precision)
 
     # -- files -------------------------------------------------------------------------------------
 

@@ -209,13 +209,16 @@ def _sample(arguments: argparse.Namespace) -> None:
     from tqdm.auto import tqdm
 
     from defectgen.adapter import synthesizer_tensors
+    from defectgen.networks.precision import resolve_precision
     from defectgen.rng import fresh_seed
     from defectgen.synthesizer import DefectSynthesizer
     from defectgen.weights import tensor_digest
     from defectgen.writer import write_samples
 
     synth = DefectSynthesizer.from_pretrained(arguments.model, device=arguments.device)
-    synth.set_params(precision=arguments.precision)
+    device = synth.backbone_.fitted().mapping.w_avg.device
+    precision = resolve_precision(arguments.precision, device)
+    synth.set_params(precision=precision)
     seed = fresh_seed() if arguments.seed is None else arguments.seed
     batches = synth.iter_samples(
         arguments.n,
@@ -226,7 +229,7 @@ def _sample(arguments: argparse.Namespace) -> None:
     )
     metadata = {
         "truncation_psi": arguments.truncation_psi,
-        "precision": arguments.precision,
+        "precision": precision,
         "model_digest": tensor_digest(synthesizer_tensors(synth)),
         "backbone_digest": synth.backbone_digest_,
     }

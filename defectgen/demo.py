@@ -116,8 +116,8 @@ def _starting_point(from_scratch: bool) -> tuple[DefectSynthesizer, Backbone]:
     example = example_folders()
     if from_scratch:
         backbone = Backbone.from_pretrained(example.backbone)
-        return DefectSynthesizer(backbone), backbone
-    synth = DefectSynthesizer.from_pretrained(example.synthesizer)
+        return DefectSynthesizer(backbone, precision="auto"), backbone
+    synth = DefectSynthesizer.from_pretrained(example.synthesizer).set_params(precision="auto")
     return synth, synth.backbone_
 
 

@@ -28,6 +28,7 @@ from defectgen.estimator import (
 )
 from defectgen.networks.defect import DefectBranch
 from defectgen.networks.discriminator import Discriminator
+from defectgen.networks.precision import resolve_precision
 from defectgen.networks.synthesis import Generator
 from defectgen.rng import sample_seeds
 from defectgen.sampling import SAMPLE_BATCH, draw_defects, iter_defects
@@ -43,7 +44,8 @@ class DefectSynthesizer(Parameters):
         kimg: budget, thousands of training images shown. None: 20 below 128 px, 200 above; the
             preset 400.
         batch_size: None: 16; the preset 32.
-        precision: "fp32", or "bf16" for faster training and sampling on hardware that has it.
+        precision: "fp32"; "bf16" for faster training and sampling on hardware that has it; or
+            "auto", which takes "bf16" on processors with bfloat16 instructions.
         first_resolution: lowest resolution that the branch manipulates, a power of two from 8 to
             the image's: a larger one for smaller defects. None: a quarter of the image's.
         warm_start: continue from the branch of the last ``fit`` (or ``from_pretrained``) instead
@@ -117,6 +119,7 @@ class DefectSynthesizer(Parameters):
         if resumed is not None:  # as when the run began, whatever was learned since
             warm = resumed["state"]["config"]["warm_kimg"] > 0
             earlier = resumed["continued_from_kimg"]
+        device = resolve_device(self.device)
         train = defect_training(
             shape,
             preset=self.preset,
@@ -124,10 +127,9 @@ class DefectSynthesizer(Parameters):
             batch_size=self.batch_size,
             seed=resolve_seed(self.seed, resumed),
             warm=warm,
-            precision=self.precision,
+            precision=resolve_precision(self.precision, device),
         )
         policy = defect_policy(self.preset, backbone)
-        device = resolve_device(self.device)
         first = self.first_resolution
         task = build_task(backbone.to(device), pairs, train, policy, self.preset, first, learned)
         decided = decisions(task, pairs, policy, earlier)
@@ -251,7 +253,7 @@ class DefectSynthesizer(Parameters):
             truncation_psi,
             normals=return_normals,
             batch_size=size,
-            precision=self.precision,
+            precision=resolve_precision(self.precision, network.mapping.w_avg.device),
         )
 
     def _fitted(self) -> tuple[Generator, DefectBranch]:

@@ -177,6 +177,17 @@ class DefectBranch(nn.Module):
         """w (N, W) -> the same latent in every slot (N, L, W)."""
         return w.unsqueeze(1).expand(-1, self.num_ws, -1)
 
+    def final_logits(self, x_in: Tensor, ws: Tensor, noise: Noise) -> Tensor:
+        """Mask logits (N, 1, R, R) alone: all that a render decides of its mask.
+
+        Args:
+            x_in: features that enter the backbone's block of the first manipulated resolution.
+            ws: (N, L, W) defect latents.
+            noise: as in :meth:`start`.
+        """
+        h = self.first.features(x_in, ws, noise)
+        return upsample_logits(self.first.logits(h, ws[:, 2]), self.final_resolution)
+
     def start(self, ws: Tensor, noise: Noise, imposed: Tensor | None = None) -> DefectPass:
         """Return the hook for one forward pass of the backbone's synthesis network.
 

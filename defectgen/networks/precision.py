@@ -14,6 +14,9 @@ from defectgen.errors import ConfigError
 #: sums, styles, skip images and logits in float32.
 PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16}
 
+#: What a CPU must have one of for "auto" to take bfloat16: instructions that multiply in it.
+FAST_BF16 = ("amx_bf16", "avx512_bf16")
+
 
 class PreciseBlock(nn.Module):
     """A block that computes in a precision of its own.
@@ -50,11 +53,30 @@ def in_precision(precision: str, *networks: nn.Module) -> Iterator[None]:
 
 
 def check_precision(precision: str) -> None:
-    """Raise ConfigError unless ``precision`` is a known name."""
-    if precision not in PRECISIONS:
+    """Raise ConfigError unless ``precision`` is a known name or "auto"."""
+    names = ("auto", *PRECISIONS)
+    if precision not in names:
         raise ConfigError(
-            f"precision: one of {', '.join(PRECISIONS)}; got {precision!r}; choose one of these."
+            f"precision: one of {', '.join(names)}; got {precision!r}; choose one of these."
         )
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """What "auto" means on this device; another name stays what it is.
+
+    A fixed table: "bf16" on a CPU with one of :data:`FAST_BF16`, else "fp32" (on a GPU too, where
+    nothing was measured yet).
+
+    Raises:
+        ConfigError: for an unknown name.
+    """
+    check_precision(precision)
+    if precision != "auto":
+        return precision
+    # An older PyTorch does not tell what the CPU has; then nothing is assumed.
+    known: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    fast = device.type == "cpu" and any(known.get(name) for name in FAST_BF16)
+    return "bf16" if fast else "fp32"
 
 
 def set_precision(network: nn.Module, precision: str) -> None:
@@ -62,12 +84,8 @@ def set_precision(network: nn.Module, precision: str) -> None:
 
     Args:
         network: changed in place; its parameters are not.
-        precision: "fp32" or "bf16".
-
-    Raises:
-        ConfigError: for another name.
+        precision: a key of :data:`PRECISIONS`.
     """
-    check_precision(precision)
     for module in network.modules():
         if isinstance(module, PreciseBlock):
             module.low = PRECISIONS[precision]

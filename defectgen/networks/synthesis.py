@@ -88,14 +88,24 @@ class SynthesisNetwork(nn.Module):
         image: Tensor | None = None
         for k, resolution in enumerate(self.resolutions):
             block = self.block(resolution)
-            first = max(0, 2 * k - 1)
-            y = block.features(x, ws[:, first : first + 2], noise)
+            y = self._features(k, x, ws, noise)
             if residual is not None:
                 y = residual(resolution, x, y)
             rgb = block.to_rgb(y, ws[:, 2 * k + 1]).to(ws.dtype)
             image = rgb if image is None else upsample2d(image) + rgb
             x = y
         return cast(Tensor, image).contiguous()  # there is always a block of 4 px
+
+    def entering(self, resolution: int, ws: Tensor, noise: Noise) -> Tensor:
+        """Features (N, I, r/2, r/2) that enter the block of this resolution, 8 px or more."""
+        x: Tensor | None = None
+        for k in range(self.resolutions.index(resolution)):
+            x = self._features(k, x, ws, noise)
+        return cast(Tensor, x).to(self.block(resolution).working(ws))
+
+    def _features(self, k: int, x: Tensor | None, ws: Tensor, noise: Noise) -> Tensor:
+        first = max(0, 2 * k - 1)
+        return self.block(self.resolutions[k]).features(x, ws[:, first : first + 2], noise)
 
 
 class Generator(nn.Module):

@@ -120,6 +120,19 @@ class Critic:
         logits: Tensor = self.network(pair)
         return logits
 
+    def fooled(self, fake: Tensor, masks: Tensor | None = None) -> Tensor:
+        """Logistic loss of a generator of these images, or pairs, with its gradient.
+
+        The gradient is computed here and not when the loss is differentiated, so two critics of
+        the same images never hold their features at the same time.
+        """
+        given = [fake] if masks is None else [fake, masks]
+        leaves = [x.detach().requires_grad_(True) for x in given]
+        loss = losses.generator_logistic(self(*leaves))
+        gradients = torch.autograd.grad(loss, leaves)
+        slopes = [((x - x.detach()) * g).sum() for x, g in zip(given, gradients, strict=True)]
+        return loss.detach() + torch.stack(slopes).sum()
+
     def main(
         self, fake: Tensor, fake_masks: Tensor | None, batch: Batch, name: str
     ) -> tuple[Tensor, dict[str, Tensor]]:

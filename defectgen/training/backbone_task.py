@@ -139,7 +139,7 @@ class BackboneTask:
 
     def _generator(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         fake = self.network.synthesis(self._latents(len(batch.images)), self._noise())
-        loss = losses.generator_logistic(self.critic(fake))
+        loss = self.critic.fooled(fake)
         scalars = {"loss/G": loss}
         if self.config.anchor_weight:
             anchor = self._anchor(batch.index[: max(1, len(batch.index) // 4)])

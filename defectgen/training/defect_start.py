@@ -53,9 +53,10 @@ def set_mask_bias(network: Generator, branch: DefectBranch, area: float, seed: i
     dim = network.config.z_dim
     objects = network.mapping(latents(seeds, dim, "object").to(device))
     defects = branch.mapping(latents(seeds, dim, "defect").to(device))
-    hook = branch.start(branch.broadcast(defects), no_noise)
-    network.synthesis(network.broadcast(objects), no_noise, hook)
-    initial_mask_bias(branch, hook.final_logits, area)
+    ws = network.broadcast(objects)
+    x_in = network.synthesis.entering(branch.resolutions[0], ws, no_noise)
+    logits = branch.final_logits(x_in, branch.broadcast(defects), no_noise)
+    initial_mask_bias(branch, logits, area)
 
 
 def start_codes(

@@ -158,9 +158,9 @@ class DefectTask:
         image = self.backbone.synthesis(objects, noise, hook)
         return image, hook
 
-    def soft_mask(self, hook: DefectPass) -> Tensor:
+    def soft_mask(self, logits: Tensor) -> Tensor:
         """tanh(k * m), what the matching discriminator and mode seeking see, (N, 1, R, R)."""
-        return torch.tanh(self.branch.config.mask_steepness * hook.final_logits)
+        return torch.tanh(self.branch.config.mask_steepness * logits)
 
     def _noise(self, *, keep: bool = False) -> GeneratorNoise:
         return GeneratorNoise(self.state.generator, keep=keep)
@@ -207,9 +207,9 @@ class DefectTask:
         c, count = self.config, len(batch.images)
         objects, defects, noise = self._objects(count), self._defects(count), self._noise(keep=True)
         fake, hook = self._render(objects, defects, noise)
-        mask = self.soft_mask(hook)
-        image_loss = losses.generator_logistic(self.critic(fake))
-        match_loss = losses.generator_logistic(self.match_critic(fake, mask))
+        mask = self.soft_mask(hook.final_logits)
+        image_loss = self.critic.fooled(fake)
+        match_loss = self.match_critic.fooled(fake, mask)
         loss = image_loss + c.match_weight * match_loss
         scalars = {
             "loss/G": image_loss,
@@ -233,7 +233,9 @@ class DefectTask:
         """Objects of half a with the defects of half b, and the noise that half a had before."""
         half = len(objects) // 2
         planes = FirstRows(noise, len(objects), half)
-        _, other = self._render(objects[:half], defects[half : 2 * half], planes)
+        synthesis, branch = self.backbone.synthesis, self.branch
+        x_in = synthesis.entering(branch.resolutions[0], objects[:half], planes)
+        other = branch.final_logits(x_in, defects[half : 2 * half], planes)
         return losses.mode_seeking(
             defects[:half],
             defects[half : 2 * half],
@@ -267,7 +269,8 @@ class DefectTask:
         count = len(batch.images)
         with torch.no_grad():
             fake, hook = self._render(self._objects(count), self._defects(count), self._noise())
-        return self.match_critic.main(fake, self.soft_mask(hook), self._seen(batch), "D_match")
+        mask = self.soft_mask(hook.final_logits)
+        return self.match_critic.main(fake, mask, self._seen(batch), "D_match")
 
     def _r1(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         return self.critic.r1(self._seen(batch), self.config.r1_gamma, paired=False, name="D")

@@ -55,6 +55,14 @@ def render(g, branch, ws, defects, imposed=None):
     return g.synthesis(ws, NOISE, hook), hook
 
 
+@pytest.mark.parametrize("first", [8, 16, 32])
+def test_logits_alone_are_those_of_the_whole_render(pair, first):
+    g, branch, ws, defects = pair(first=first)
+    x_in = g.synthesis.entering(first, ws, NOISE)
+    alone = branch.final_logits(x_in, defects, NOISE)
+    assert torch.equal(alone, render(g, branch, ws, defects)[1].final_logits)
+
+
 # -- shape ---
 
 

@@ -10,7 +10,7 @@ from defectgen.config import BackboneConfig
 from defectgen.errors import ConfigError
 from defectgen.networks.discriminator import Discriminator
 from defectgen.networks.layers import constant_weights
-from defectgen.networks.precision import in_precision, set_precision
+from defectgen.networks.precision import in_precision, resolve_precision, set_precision
 from defectgen.networks.synthesis import Generator
 from defectgen.rng import SampleNoise, generator
 
@@ -110,8 +110,39 @@ def test_gradients_reach_every_parameter_in_low_precision(network):
 
 @pytest.mark.parametrize("build", [lambda p: Backbone(32, precision=p, verbose=0)])
 def test_an_unknown_precision_is_named_before_any_work(build, product):
-    with pytest.raises(ConfigError, match="^precision: one of fp32, bf16; got 'fp16'"):
+    with pytest.raises(ConfigError, match="^precision: one of auto, fp32, bf16; got 'fp16'"):
         build("fp16").fit(product(4))
+
+
+@pytest.mark.parametrize(
+    ("has", "wanted"),
+    [
+        ({"amx_bf16": True}, "bf16"),
+        ({"avx512_bf16": True, "amx_bf16": False}, "bf16"),
+        ({"avx512_bf16": False, "avx512_f": True}, "fp32"),
+        (None, "fp32"),
+    ],
+    ids=["AMX", "AVX512 BF16", "AVX512 alone", "a PyTorch that does not tell"],
+)
+def test_auto_follows_the_instructions_of_the_cpu(monkeypatch, has, wanted):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    if has is not None:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
+    assert resolve_precision("auto", torch.device("cpu")) == wanted
+    assert resolve_precision("auto", torch.device("cuda")) == "fp32"
+    for named in ("fp32", "bf16"):
+        assert resolve_precision(named, torch.device("cpu")) == named
+
+
+def test_auto_is_decided_before_training_and_recorded(tiny, product, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
+    backbone = Backbone(
+        32, kimg=0.016, batch_size=4, seed=0, precision="auto", augment="none", verbose=0
+    ).fit(product(8))
+    assert backbone.config_["training"]["precision"] == "bf16"
+    drawn = backbone.sample(2, seed=0)
+    assert torch.equal(drawn, backbone.set_params(precision="bf16").sample(2, seed=0))
+    assert not torch.equal(drawn, backbone.set_params(precision="fp32").sample(2, seed=0))
 
 
 def test_sampling_in_low_precision_leaves_the_object_as_it_was(fitted_synth):
