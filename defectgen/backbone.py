@@ -65,8 +65,7 @@ class Backbone(Parameters, nn.Module):
             (small shifts, scale, brightness, contrast); "bgc" (everything, as published); or an
             :class:`~defectgen.augment.policy.AugmentPolicy`. The preset turns "auto" into "bgc".
         batch_size: None: 16; the preset 32.
-        precision: "fp32"; "bf16" for faster training and sampling on hardware that has it; or
-            "auto", which takes "bf16" on processors with bfloat16 instructions.
+        precision: "fp32"; "bf16", faster on hardware that has it; "auto": "bf16" on such a CPU.
         run_dir: folder for history, contact sheets and the resume file; None writes nothing.
         seed: None draws one; it is kept in ``config_``.
         device: None takes a GPU where there is one.
@@ -247,8 +246,7 @@ class Backbone(Parameters, nn.Module):
         check_range("n", n, low=0, integer=True)
         check_range("truncation_psi", truncation_psi, low=0.0, high=2.0)
         seeds = sample_seeds(n, given_seed(seed))
-        precision = resolve_precision(self.precision, network.mapping.w_avg.device)
-        return draw_good(network, seeds, truncation_psi, precision)
+        return draw_good(network, seeds, truncation_psi, self.precision)
 
     # -- files -------------------------------------------------------------------------------------
 

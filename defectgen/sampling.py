@@ -13,7 +13,7 @@ from defectgen.data.images import ImageSet, PairSet
 from defectgen.memory import kept_memory
 from defectgen.networks.defect import DefectBranch
 from defectgen.networks.layers import constant_weights
-from defectgen.networks.precision import in_precision
+from defectgen.networks.precision import in_precision, resolve_precision
 from defectgen.networks.synthesis import Generator
 from defectgen.rng import SampleNoise, latents, sample_seeds
 from defectgen.sheet import SheetRow, contact_sheet
@@ -33,6 +33,7 @@ def draw_good(
 ) -> Tensor:
     """Good parts of these seeds, float32 (n, C, R, R) in [0, 1], on the CPU."""
     device = network.mapping.w_avg.device
+    precision = resolve_precision(precision, device)
     parts = []
     with kept_memory(), constant_weights(network), in_precision(precision, network):
         for first in range(0, len(seeds), SAMPLE_BATCH):
@@ -81,6 +82,7 @@ def iter_defects(
     precision: str = "fp32",
 ) -> Iterator[DefectBatch]:
     """All batches of these seeds; what they share is computed once and kept until the last."""
+    precision = resolve_precision(precision, network.mapping.w_avg.device)
     with kept_memory(), constant_weights(network, branch):
         for first in range(0, len(seeds), batch_size):
             some = seeds[first : first + batch_size]

@@ -44,8 +44,7 @@ class DefectSynthesizer(Parameters):
         kimg: budget, thousands of training images shown. None: 20 below 128 px, 200 above; the
             preset 400.
         batch_size: None: 16; the preset 32.
-        precision: "fp32"; "bf16" for faster training and sampling on hardware that has it; or
-            "auto", which takes "bf16" on processors with bfloat16 instructions.
+        precision: "fp32"; "bf16", faster on hardware that has it; "auto": "bf16" on such a CPU.
         first_resolution: lowest resolution that the branch manipulates, a power of two from 8 to
             the image's: a larger one for smaller defects. None: a quarter of the image's.
         warm_start: continue from the branch of the last ``fit`` (or ``from_pretrained``) instead
@@ -253,7 +252,7 @@ class DefectSynthesizer(Parameters):
             truncation_psi,
             normals=return_normals,
             batch_size=size,
-            precision=resolve_precision(self.precision, network.mapping.w_avg.device),
+            precision=self.precision,
         )
 
     def _fitted(self) -> tuple[Generator, DefectBranch]:

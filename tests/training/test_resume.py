@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,14 +22,29 @@ pytestmark = pytest.mark.filterwarnings("ignore::defectgen.errors.TrainingWarnin
 KILLED_AFTER = 11  # iterations; the resume files are of iterations 3, 6 and 9
 
 
-@pytest.fixture
-def script(monkeypatch):
-    """The script as a module, with its changes in force until the end of the test."""
+@pytest.fixture(scope="module")
+def script():
+    """The script as a module, with its changes in force until the end of the tests."""
     spec = importlib.util.spec_from_file_location("run_to_kill", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    module.make_busy(monkeypatch.setattr)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        module.make_busy(patch.setattr)
+        yield module
+
+
+@pytest.fixture(scope="module")
+def whole(script, tmp_path_factory):
+    """whole(kind, backbone folder): a run that nothing disturbed, and its folder; made once."""
+    made = {}
+
+    def run(kind, backbone=None):
+        if kind not in made:
+            folder = tmp_path_factory.mktemp("whole") / kind
+            made[kind] = script.fit(kind, folder, backbone, resume=False), folder
+        return made[kind]
+
+    return run
 
 
 @pytest.fixture
@@ -71,7 +87,7 @@ def check_that_it_matters(state, modules, script):
 
 @pytest.mark.parametrize("kind", ["backbone", "synthesizer"])
 def test_killed_and_resumed_is_bit_identical(
-    kind, script, killed, fitted_backbone, assert_same, tmp_path
+    kind, script, killed, whole, fitted_backbone, assert_same, tmp_path
 ):
     backbone = None
     if kind == "synthesizer":
@@ -86,26 +102,26 @@ def test_killed_and_resumed_is_bit_identical(
         },
     }  # fmt: skip
     check_that_it_matters(left, trained[kind], script)
-    whole = script.fit(kind, tmp_path / "whole", backbone, resume=False)
+    undisturbed, itself = whole(kind, backbone)
     resumed = script.fit(kind, folder, backbone, resume=True)
-    final = of_run(tmp_path / "whole")
+    final = of_run(itself)
     assert final["counters"]["iteration"] == script.ITERATIONS
     # Weights, averages, optimizers, p, path mean, random numbers, counters, history: all of it.
     assert_same(of_run(folder), final)
     with pytest.raises(AssertionError):  # and the end is not what the resume file held already
         assert_same(left["modules"], final["modules"])
-    assert resumed.history_ == whole.history_
-    assert torch.equal(resumed.sample(3, seed=1), whole.sample(3, seed=1))
-    assert (folder / "history.jsonl").read_text() == (
-        tmp_path / "whole" / "history.jsonl"
-    ).read_text()
+    assert resumed.history_ == undisturbed.history_
+    assert torch.equal(resumed.sample(3, seed=1), undisturbed.sample(3, seed=1))
+    histories = [(f / "history.jsonl").read_text() for f in (folder, itself)]
+    assert histories[0] == histories[1]
 
 
 @pytest.mark.parametrize("kind", ["backbone", "synthesizer"])
-def test_finished_run_resumed_is_left_as_it_is(kind, script, fitted_backbone, tmp_path):
-    folder, backbone = tmp_path / "run", tmp_path / "backbone"
+def test_finished_run_resumed_is_left_as_it_is(kind, script, whole, fitted_backbone, tmp_path):
+    backbone = tmp_path / "backbone"
     fitted_backbone.save_pretrained(backbone)
-    first = script.fit(kind, folder, backbone, resume=False)
+    first, itself = whole(kind, backbone)
+    folder = shutil.copytree(itself, tmp_path / "run")
     again = script.fit(kind, folder, backbone, resume=True)
     assert again.history_ == first.history_
     assert torch.equal(again.sample(3, seed=1), first.sample(3, seed=1))
@@ -125,12 +141,11 @@ def interrupted_at_nine(script, folder):
             script.fit("backbone", folder, None, resume=False)
 
 
-def test_interrupted_and_resumed_is_bit_identical(script, assert_same, tmp_path):
-    script.fit("backbone", tmp_path / "whole", None, resume=False)
+def test_interrupted_and_resumed_is_bit_identical(script, whole, assert_same, tmp_path):
     interrupted_at_nine(script, tmp_path / "cut")
     assert of_run(tmp_path / "cut")["counters"]["iteration"] == 9
     script.fit("backbone", tmp_path / "cut", None, resume=True)
-    assert_same(of_run(tmp_path / "cut"), of_run(tmp_path / "whole"))
+    assert_same(of_run(tmp_path / "cut"), of_run(whole("backbone")[1]))
 
 
 def forget(state, what):
@@ -152,10 +167,9 @@ def forget(state, what):
 FORGOTTEN = ("p", "path mean", "optimizer", "random numbers", "average", "counter")
 
 
-def test_whatever_a_resume_forgot_would_be_seen(script, assert_same, tmp_path):
+def test_whatever_a_resume_forgot_would_be_seen(script, whole, assert_same, tmp_path):
     """The original restores weights only (spec 2.8, 9); each thing it drops changes the end."""
-    script.fit("backbone", tmp_path / "whole", None, resume=False)
-    final = of_run(tmp_path / "whole")["averages"]
+    final = of_run(whole("backbone")[1])["averages"]
     interrupted_at_nine(script, tmp_path / "cut")
     unseen = []
     for what in ("nothing", *FORGOTTEN):
