@@ -101,8 +101,7 @@ class Backbone(Parameters, nn.Module):
         self.kimg = kimg
         self.augment = augment
         self.batch_size, self.precision = batch_size, precision
-        self.run_dir = run_dir
-        self.seed = seed
+        self.run_dir, self.seed = run_dir, seed
         self.device = device
         self.verbose = verbose
         self.generator: Generator | None = None

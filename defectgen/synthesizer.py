@@ -128,8 +128,7 @@ class DefectSynthesizer(Parameters):
             warm=warm,
             precision=resolve_precision(self.precision, device),
         )
-        policy = defect_policy(self.preset, backbone)
-        first = self.first_resolution
+        policy, first = defect_policy(self.preset, backbone), self.first_resolution
         task = build_task(backbone.to(device), pairs, train, policy, self.preset, first, learned)
         decided = decisions(task, pairs, policy, earlier)
         try:
