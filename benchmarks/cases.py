@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -18,9 +19,10 @@ from defectgen.config import (
     defect_config,
     defect_training,
 )
-from defectgen.networks.defect import DefectBranch
+from defectgen.networks.layers import constant_weights
 from defectgen.networks.synthesis import Generator
-from defectgen.rng import GeneratorNoise, generator
+from defectgen.rng import SampleNoise, generator, latents, sample_seeds
+from defectgen.sampling import to_unit
 from defectgen.training.backbone_task import BackboneTask, new_discriminator
 from defectgen.training.defect_start import new_networks
 from defectgen.training.defect_task import DefectTask
@@ -29,6 +31,8 @@ from defectgen.training.phases import Batch
 
 #: Real images of a case; their content costs nothing.
 IMAGES = 32
+#: Probability of augmentation: adaptive in a real run, usual for some hundred images.
+ADA_P = 0.3
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,10 @@ class Case:
         self.masks[:, :, quarter : 2 * quarter, quarter : 2 * quarter] = True
         self.network = Generator(config)
         self.network.reset(generator(0, "generator"))
+        with torch.no_grad():  # a trained network has found its noise
+            for name, parameter in self.network.named_parameters():
+                if name.endswith("noise_strength"):
+                    parameter.fill_(0.1)
         judge = new_discriminator(config)
         judge.reset(generator(0, "discriminator"))
         self.branch, judges = new_networks(config, defect_config(config, size.preset), judge, 0)
@@ -93,15 +101,35 @@ class Case:
             ),
         }
         self.networks = (*everything, *(t.average for t in self.tasks.values()))
-        self._noise = GeneratorNoise(source, keep=True)
-        z = torch.randn(self.batch, config.z_dim, generator=source)
-        with torch.no_grad():
-            self._ws = self.network.broadcast(self.network.mapping(z))
+        for task in self.tasks.values():
+            task.state.ada.p = ADA_P
+
+    def sample(self) -> Tensor:
+        """One batch of good parts, as ``Backbone.sample`` draws it: (N, 3, R, R) in [0, 1]."""
+        with constant_weights(self.network):
+            return to_unit(self.images_of(sample_seeds(self.batch, 0)))
 
     @torch.no_grad()
-    def sample(self) -> Tensor:
-        """One pass of the backbone's synthesis network."""
-        return self.network.synthesis(self._ws, self._noise)
+    def images_of(self, seeds: tuple[int, ...]) -> Tensor:
+        """Images of these seeds, nominally in [-1, 1]."""
+        z = latents(seeds, self.size.config.z_dim, "object")
+        return self.network(z, SampleNoise(seeds))
+
+    def graph_pass(self) -> None:
+        """One pass in the form that training uses, whose FLOP are the nominal ones."""
+        ws = self.network.broadcast(self.network.mapping(torch.zeros(1, self.size.config.z_dim)))
+        self.network.synthesis(ws.detach().requires_grad_(), SampleNoise((0,)))
+
+    @contextmanager
+    def without_augmentation(self) -> Iterator[None]:
+        """Steps inside leave images as they are: their matrix products are no work of networks."""
+        for task in self.tasks.values():
+            task.state.ada.p = 0.0
+        try:
+            yield
+        finally:
+            for task in self.tasks.values():
+                task.state.ada.p = ADA_P
 
     def phases(self, stage: str) -> dict[str, tuple[int, Callable[[], object]]]:
         """Phases of the adversarial part of a stage: name -> (interval, one step)."""
@@ -114,6 +142,3 @@ class Case:
             for phase in task.phases()
             if phase.last is None
         }
-
-
-__all__ = ["LARGE", "SMALL", "Case", "DefectBranch", "Size"]

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.gpu_measure import Clock
 from benchmarks.gpu_ops import forget, inside, seconds_compiled
@@ -82,7 +82,7 @@ class Sampler:
         """Contender -> images per second."""
         took: dict[str, float | None] = {}
         for name, precision in PRECISIONS.items():
-            with in_precision(precision, self.network):
+            with in_precision(precision):
                 with inside("fused", self.clock.on_gpu), constant_weights(self.network):
                     took[f"fused, {name}"] = self.clock.seconds(self.draw)
                     took[f"fused as a CUDA graph, {name}"] = self.clock.attempt(
@@ -90,7 +90,7 @@ class Sampler:
                     )
                 with inside("reference", True), constant_weights(self.network):
                     took[f"reference, {name}"] = self.clock.seconds(self.draw)
-        with in_precision("bf16", self.network), inside("reference", True):
+        with in_precision("bf16"), inside("reference", True):
             self.draw()  # draws the noise outside of the compiled function
             took["reference, compiled, bf16"] = self.clock.attempt(
                 "sampling, compiled", lambda: seconds_compiled(self.clock, self.draw, self.tiny)
@@ -159,11 +159,6 @@ class Training:
         index = torch.arange(self.batch_size, device=device) % IMAGES
         self.batch = Batch(images[index], index, masks[index] if stage == "defect" else None)
 
-    @property
-    def networks(self) -> tuple[nn.Module, ...]:
-        """All that compute."""
-        return self.task.networks()
-
     def phases(self) -> dict[str, tuple[int, Callable[[], object]]]:
         """Phases of the adversarial part: name -> (interval, one step)."""
         return {
@@ -190,10 +185,10 @@ def measure_training(clock: Clock, stage: str, tiny: bool) -> dict[str, Any]:
     return found
 
 
-def _contexts(task: Training, mode: str, precision: str, gpu: bool) -> AbstractContextManager[Any]:
+def _contexts(mode: str, precision: str, gpu: bool) -> AbstractContextManager[Any]:
     stack = ExitStack()
     stack.enter_context(inside(mode, gpu))
-    stack.enter_context(in_precision(precision, *task.networks))
+    stack.enter_context(in_precision(precision))
     return stack
 
 
@@ -201,7 +196,7 @@ def _measured(clock: Clock, stage: str, tiny: bool, way: tuple[str, str]) -> dic
     clock.sweep()
     training = Training(stage, clock.device, tiny)
     result: dict[str, Any] = {"phases": {}, "s_per_kimg": 0.0}
-    with _contexts(training, *way, clock.on_gpu):
+    with _contexts(*way, clock.on_gpu):
         training.everything()  # the optimizers get their memory
         result["peak_gb"] = clock.peak(training.everything)
         for name, (interval, step) in training.phases().items():
@@ -218,7 +213,7 @@ def measure_compiled(clock: Clock, tiny: bool) -> dict[str, Any]:
     task = training.task
     result: dict[str, Any] = {"phases": {}}
     forget()
-    with _contexts(training, "reference", "bf16", clock.on_gpu), warnings.catch_warnings():
+    with _contexts("reference", "bf16", clock.on_gpu), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for part in (task.network.synthesis, task.judge):
             part.compile(dynamic=False, backend="aot_eager" if tiny else "inductor")

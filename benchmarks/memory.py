@@ -35,7 +35,7 @@ def training(stage: str, precision: str, batch: str) -> None:
     from defectgen.networks.precision import in_precision
 
     case = Case(LARGE, textbook=False, batch=int(batch))
-    with kept_memory(), in_precision(precision, *case.networks):
+    with kept_memory(), in_precision(precision):
         for _ in range(2):
             for _, step in case.phases(stage).values():
                 step()

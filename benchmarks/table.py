@@ -50,6 +50,9 @@ def size_lines(name: str, found: dict[str, Any], rates: dict[str, float]) -> lis
         gflop = found["gflop"] if work == "sampling" else found[work]["gflop"]
         rate = gflop / spent["textbook"] / rates["fp32"]
         kept = gflop / spent["kept"] / rates["fp32"]
+        # A baseline counts if it reaches its share; the stronger one is taken if the plain fails.
+        judge = "textbook" if rate >= least or resolution < 256 else "kept"
+        note = "" if resolution < 256 or max(rate, kept) >= least else ", baseline below its bar"
         if resolution == 256:
             lines.append(
                 {
@@ -57,21 +60,22 @@ def size_lines(name: str, found: dict[str, Any], rates: dict[str, float]) -> lis
                     "target": f">= {least:.0%} of the fp32 matrix rate",
                     "measured": f"{rate:.0%} ({kept:.0%} with kept memory), {gflop:.0f} GFLOP, "
                     f"{1000 * spent['textbook']:.0f} ms",
-                    "verdict": verdict(rate, least),
+                    "verdict": verdict(max(rate, kept), least),
                 }
             )
         for (part, precision), (target, stretch) in RATIOS[resolution].items():
             if part != work:
                 continue
-            ratio = spent["textbook"] / spent[precision]
+            ratios = [spent[name] / spent[precision] for name in ("textbook", "kept")]
+            ratio = spent[judge] / spent[precision]
             share = gflop / spent[precision] / rates[precision]
             lines.append(
                 {
                     "work": f"{name}: {WORDS[work]}, {precision}",
                     "target": f">= {target}x" + (f", stretch {stretch}x" if stretch else ""),
-                    "measured": f"{ratio:.2f}x ({spent['kept'] / spent[precision]:.2f}x against "
-                    f"kept), {1000 * spent[precision]:.1f} ms, {share:.0%} of the {precision} rate",
-                    "verdict": verdict(ratio, target, stretch),
+                    "measured": f"{ratios[0]:.2f}x, {ratios[1]:.2f}x with kept memory; "
+                    f"{1000 * spent[precision]:.1f} ms, {share:.0%} of the {precision} rate",
+                    "verdict": f"{verdict(ratio, target, stretch)} (against {judge}{note})",
                 }
             )
             if work == "sampling" and resolution == 256:

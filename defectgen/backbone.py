@@ -31,10 +31,10 @@ from defectgen.estimator import (
     load_resumed,
     resolve_device,
     resolve_seed,
+    run_precision,
 )
 from defectgen.messages import say
 from defectgen.networks.discriminator import Discriminator
-from defectgen.networks.precision import resolve_precision
 from defectgen.networks.synthesis import Generator
 from defectgen.rng import sample_seeds
 from defectgen.sampling import draw_good
@@ -151,7 +151,7 @@ class Backbone(Parameters, nn.Module):
             kimg=self.kimg,
             batch_size=self.batch_size,
             seed=resolve_seed(self.seed, resumed),
-            precision=resolve_precision(self.precision, device),
+            precision=run_precision(self.precision, device, resumed),
         )
         decided = {
             "backbone": config.to_dict(),

@@ -85,5 +85,5 @@ def run_task(
         verbose=verbose,
         draw=draw,
     )
-    with in_precision(config.precision, *task.networks()):
+    with in_precision(config.precision):
         run.execute(task.state, batches, task.phases(), resumed)

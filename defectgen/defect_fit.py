@@ -152,5 +152,5 @@ def run_task(
         draw=draw,
         continued_from_kimg=continued_from_kimg,
     )
-    with in_precision(config.precision, *task.networks()):
+    with in_precision(config.precision):
         run.execute(task.state, batches, task.phases(), resumed)

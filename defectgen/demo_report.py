@@ -55,7 +55,7 @@ def score_lines(result: DemoResult) -> list[str]:
 
 
 def speed_lines(speed: dict[str, float]) -> list[str]:
-    """The gain of kernels, precision and memory setting as lines of a Markdown table."""
+    """The gain of kernels and precision as lines of a Markdown table."""
     lines = ["| ms per image | this demo | plain PyTorch | times faster |", "|---|---:|---:|---:|"]
     for job in ("sampling", "training"):
         ours, plain = speed[job], speed[f"{job}, plain"]
@@ -110,10 +110,10 @@ def report(result: DemoResult, pairs: int, drawn: int, seed: int) -> str:
         speed_lines(result.speed),
         [
             f"This demo: {'native' if result.speed['native'] else 'no native'} kernels, "
-            f"{'bfloat16' if result.speed['bf16'] else 'float32'}, kept memory. Plain PyTorch: the "
-            "reference operators in float32, memory as the system sets it. One after the other in "
-            "this run: one batch of 16 samples with masks; one adversarial training iteration of "
-            "16 images, regularization spread over its interval."
+            f"{'bfloat16' if result.speed['bf16'] else 'float32'}. Plain PyTorch: the reference "
+            "operators in float32. Both keep freed memory. One after the other in this run: one "
+            "batch of 16 samples with masks; one adversarial training iteration of 16 images, "
+            "regularization spread over its interval."
         ],
         ["## Attribution"],
         [ATTRIBUTION],

@@ -17,7 +17,7 @@ from defectgen.config import check_preset
 from defectgen.errors import ConfigError, WeightsError
 from defectgen.memory import kept_memory
 from defectgen.messages import say
-from defectgen.networks.precision import check_precision
+from defectgen.networks.precision import check_precision, resolve_precision
 from defectgen.rng import SEED_LIMIT, fresh_seed
 from defectgen.training.callbacks import (
     RESUME_NAME,
@@ -206,6 +206,13 @@ def resolve_seed(seed: int | None, resumed: dict[str, Any] | None) -> int:
     if seed is None and resumed is not None:
         return int(resumed["state"]["config"]["seed"])
     return given_seed(seed)
+
+
+def run_precision(precision: str, device: torch.device, resumed: dict[str, Any] | None) -> str:
+    """What a run computes in: "auto" takes the resumed run's, wherever that began."""
+    if precision == "auto" and resumed is not None:
+        return str(resumed["state"]["config"]["precision"])
+    return resolve_precision(precision, device)
 
 
 def given_seed(seed: int | None) -> int:

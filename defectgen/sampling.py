@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -29,13 +30,17 @@ def to_unit(images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def draw_good(
-    network: Generator, seeds: tuple[int, ...], psi: float, precision: str = "fp32"
+    network: Generator, seeds: tuple[int, ...], psi: float, precision: str | None = None
 ) -> Tensor:
-    """Good parts of these seeds, float32 (n, C, R, R) in [0, 1], on the CPU."""
+    """Good parts of these seeds, float32 (n, C, R, R) in [0, 1], on the CPU.
+
+    ``precision``: None computes as the context does.
+    """
     device = network.mapping.w_avg.device
-    precision = resolve_precision(precision, device)
     parts = []
-    with kept_memory(), constant_weights(network), in_precision(precision, network):
+    asked = None if precision is None else resolve_precision(precision, device)
+    computing = nullcontext() if asked is None else in_precision(asked)
+    with kept_memory(), constant_weights(network), computing:
         for first in range(0, len(seeds), SAMPLE_BATCH):
             some = seeds[first : first + SAMPLE_BATCH]
             z = latents(some, network.config.z_dim, "object").to(device)
@@ -82,14 +87,19 @@ def iter_defects(
     precision: str = "fp32",
 ) -> Iterator[DefectBatch]:
     """All batches of these seeds; what they share is computed once and kept until the last."""
+    # Here and not at the first batch, so that a wrong name is told where it was given.
     precision = resolve_precision(precision, network.mapping.w_avg.device)
-    with kept_memory(), constant_weights(network, branch):
-        for first in range(0, len(seeds), batch_size):
-            some = seeds[first : first + batch_size]
-            # Not around the yield: another iterator over the same backbone may want another one.
-            with in_precision(precision, network, branch):
-                batch = draw_defects(network, branch, some, psi, normals=normals)
-            yield batch
+    parts = [seeds[first : first + batch_size] for first in range(0, len(seeds), batch_size)]
+
+    def draw() -> Iterator[DefectBatch]:
+        with kept_memory(), constant_weights(network, branch):
+            for some in parts:
+                # Not around the yield: whoever takes the batch computes as he likes.
+                with in_precision(precision):
+                    batch = draw_defects(network, branch, some, psi, normals=normals)
+                yield batch
+
+    return draw()
 
 
 def backbone_sheet(path: Path, network: Generator, data: ImageSet) -> None:

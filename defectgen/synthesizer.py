@@ -25,10 +25,10 @@ from defectgen.estimator import (
     load_resumed,
     resolve_device,
     resolve_seed,
+    run_precision,
 )
 from defectgen.networks.defect import DefectBranch
 from defectgen.networks.discriminator import Discriminator
-from defectgen.networks.precision import resolve_precision
 from defectgen.networks.synthesis import Generator
 from defectgen.rng import sample_seeds
 from defectgen.sampling import SAMPLE_BATCH, draw_defects, iter_defects
@@ -126,7 +126,7 @@ class DefectSynthesizer(Parameters):
             batch_size=self.batch_size,
             seed=resolve_seed(self.seed, resumed),
             warm=warm,
-            precision=resolve_precision(self.precision, device),
+            precision=run_precision(self.precision, device, resumed),
         )
         policy, first = defect_policy(self.preset, backbone), self.first_resolution
         task = build_task(backbone.to(device), pairs, train, policy, self.preset, first, learned)

@@ -81,8 +81,9 @@ def test_warm_start_and_include_backbone(photos, models, tmp_path, capsys):
     out = tmp_path / "more"
     fit = ("fit", models / "product", photos / "scratch", photos / "masks", "--out", out)
     warm = ("--warm-start", models / "scratch", "--include-backbone", "--seed", 3)
-    assert run(*fit, *warm, *TINY) == 0
+    assert run(*fit, *warm, "--precision", "bf16", *TINY) == 0
     saved = json.loads((out / "config.json").read_text())
+    assert saved["config"]["training"]["precision"] == "bf16"
     assert saved["config"]["continued_from_kimg"] == pytest.approx(0.032)
     assert saved["config"]["trained_kimg"] == pytest.approx(0.064)
     assert saved["backbone"]["included"] is True
@@ -175,6 +176,18 @@ def test_sample_writes_pairs_that_do_not_depend_on_the_batch_size(models, tmp_pa
     assert {line["model_digest"] for line in lines} == {saved["digest"]}
     assert {line["backbone_digest"] for line in lines} == {saved["backbone"]["digest"]}
     assert {line["truncation_psi"] for line in lines} == {1.0}
+
+
+def test_sample_records_the_precision_it_computed_in(models, tmp_path, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
+    for precision, computed in (("fp32", "fp32"), ("auto", "bf16")):
+        out = tmp_path / precision
+        words = ("-n", 2, "--seed", 0, "--out", out, "--precision", precision)
+        assert run("sample", models / "scratch", *words) == 0
+        line = json.loads((out / "metadata.jsonl").read_text().splitlines()[0])
+        assert line["precision"] == computed
 
 
 def test_sample_without_a_seed_says_which_it_drew(models, tmp_path, capsys):

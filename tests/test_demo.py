@@ -229,4 +229,4 @@ def test_the_report_says_by_how_much_it_is_faster():
     text = report(result(None), 17, 64, 5)
     assert "| sampling | 2.00 | 3.00 | 1.50 |" in text
     assert "| training | 40.00 | 50.00 | 1.25 |" in text
-    assert "\nThis demo: native kernels, float32, kept memory." in text
+    assert "\nThis demo: native kernels, float32." in text

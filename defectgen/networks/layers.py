@@ -121,7 +121,7 @@ class ModulatedLayer(nn.Module):
         kept: what follows from the weights alone, inside :func:`constant_weights`; else None.
     """
 
-    kept: dict[tuple[torch.dtype, int], tuple[Tensor, Tensor]] | None = None
+    kept: dict[torch.dtype, tuple[tuple[int, int], tuple[Tensor, Tensor]]] | None = None
 
     def __init__(
         self,
@@ -155,15 +155,15 @@ class ModulatedLayer(nn.Module):
 
     def _constants(self, weight: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """The kernel for features of this dtype, and the energies (O, I) for demodulation."""
-        kept = None if torch.is_grad_enabled() else self.kept
-        # The version counts changes in place, of a network that learns between two samples.
-        key = dtype, self.weight._version
-        if kept is not None and key in kept:
-            return kept[key]
-        found = kernel_for(weight, dtype, self.up), energy(weight)
-        if kept is not None:
-            kept[key] = found
-        return found
+        idle = torch.is_grad_enabled() or torch.compiler.is_compiling()
+        kept = None if idle else self.kept
+        if kept is None or self.weight.is_inference():
+            return kernel_for(weight, dtype, self.up), energy(weight)
+        # Storage and version tell of a network that learns, or is loaded anew, between two samples.
+        state = self.weight.data_ptr(), self.weight._version
+        if dtype not in kept or kept[dtype][0] != state:
+            kept[dtype] = state, (kernel_for(weight, dtype, self.up), energy(weight))
+        return kept[dtype][1]
 
     def forward(
         self,
@@ -224,7 +224,8 @@ def two_layers(
 def constant_weights(*networks: nn.Module) -> Iterator[None]:
     """Compute what follows from the weights of these networks once for all passes inside.
 
-    Holds for passes without a graph; others compute as ever.
+    Holds for passes without a graph; others compute as ever. A change of a weight between two
+    passes is noticed, unless it is made in place behind autograd's back (``weight.data.mul_``).
     """
     layers = [m for n in networks for m in n.modules() if isinstance(m, ModulatedLayer)]
     for layer in layers:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor, nn
@@ -18,38 +20,51 @@ PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat1
 FAST_BF16 = ("amx_bf16", "avx512_bf16")
 
 
+#: Of the passes that run in this context: a thread or a task of its own may compute in another.
+_working: ContextVar[torch.dtype | None] = ContextVar("defectgen_precision", default=None)
+# The last one asked for, and by how many at once: torch.compile reads globals and no context
+# variables. Threads that compile at the same time must not disagree.
+_latest: torch.dtype | None = None
+_users = 0
+_mutex = threading.Lock()
+
+
 class PreciseBlock(nn.Module):
-    """A block that computes in a precision of its own.
+    """A block that computes in the precision of :func:`in_precision`.
 
     Attributes:
-        in_half: compute in float16 on a GPU, as published for the top resolutions.
-        low: compute in this dtype wherever it is; None leaves it to ``in_half`` and the input.
+        in_half: compute in float16 on a GPU, as published for the top resolutions, where nothing
+            else was asked for.
     """
 
     in_half: bool = False
-    low: torch.dtype | None = None
 
     def working(self, like: Tensor) -> torch.dtype:
         """Dtype of this block's features, where latents or images are ``like``."""
+        low = _latest if torch.compiler.is_compiling() else _working.get()
         if like.dtype == torch.float64:
             return like.dtype
-        if self.low is not None:
-            return self.low
+        if low is not None:
+            return low
         return torch.float16 if self.in_half and like.is_cuda else like.dtype
 
 
 @contextmanager
-def in_precision(precision: str, *networks: nn.Module) -> Iterator[None]:
-    """:func:`set_precision` for these networks inside a ``with`` block, and back afterwards."""
-    blocks = [m for n in networks for m in n.modules() if isinstance(m, PreciseBlock)]
-    before = [block.low for block in blocks]
-    for network in networks:
-        set_precision(network, precision)
+def in_precision(precision: str) -> Iterator[None]:
+    """Let every block that runs inside compute in this precision, a key of :data:`PRECISIONS`."""
+    global _latest, _users
+    wanted = PRECISIONS[precision]
+    with _mutex:
+        earlier, _latest = _latest, wanted
+        _users += 1
+    before = _working.set(wanted)
     try:
         yield
     finally:
-        for block, low in zip(blocks, before, strict=True):
-            block.low = low
+        _working.reset(before)
+        with _mutex:
+            _users -= 1
+            _latest = earlier if _users else None
 
 
 def check_precision(precision: str) -> None:
@@ -77,15 +92,3 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     known: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     fast = device.type == "cpu" and any(known.get(name) for name in FAST_BF16)
     return "bf16" if fast else "fp32"
-
-
-def set_precision(network: nn.Module, precision: str) -> None:
-    """Let every block of a generator, branch or discriminator compute in this precision.
-
-    Args:
-        network: changed in place; its parameters are not.
-        precision: a key of :data:`PRECISIONS`.
-    """
-    for module in network.modules():
-        if isinstance(module, PreciseBlock):
-            module.low = PRECISIONS[precision]

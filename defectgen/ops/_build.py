@@ -24,6 +24,8 @@ from defectgen.ops._compilers import OR_ELSE, Tools, find
 _MAX_BYTES = 1 << 16
 # How compilers and linkers begin what matters.
 _ERROR = re.compile(r"\berror:|cannot find -l|undefined reference")
+# What they say of a machine that is short of something now and may not be tomorrow.
+_PASSING = re.compile(r"No space left|[Cc]annot allocate|out of memory|[Kk]illed|ld terminated")
 _mutex = threading.RLock()
 _loaded: dict[str, Path] = {}
 
@@ -225,7 +227,8 @@ def _compile(kind: str, name: str, fresh: Path, flags: list[str], tools: Tools) 
     """Compile and link in a new folder, and try whether the library loads.
 
     Raises:
-        KernelBuildError: the compiler refuses; remembered, unless something killed it.
+        KernelBuildError: the compiler refuses; remembered, unless something killed it or memory
+            or disk ran out.
     """
     order = {
         "name": _file(kind).removesuffix(".so"),
@@ -257,7 +260,8 @@ def _compile(kind: str, name: str, fresh: Path, flags: list[str], tools: Tools) 
         f"kernels: those for {kind} must compile; {tools.name} said: {_essence(log)}; the whole "
         f"output is in {log}; after a repair run 'defectgen kernels build --force', {OR_ELSE}"
     )
-    _cache.remember(name, reason, tools.name)
+    if not _PASSING.search(log.read_text(errors="replace")):
+        _cache.remember(name, reason, tools.name)
     raise KernelBuildError(reason)
 
 

@@ -14,7 +14,7 @@ from typing import IO
 
 from defectgen.errors import ConfigError
 from defectgen.files import atomic_file, read_text
-from defectgen.messages import logger, say
+from defectgen.messages import say
 
 VARIABLE = "DEFECTGEN_CACHE"
 _MAX_BYTES = 1 << 16
@@ -80,6 +80,12 @@ def _private(path: Path) -> Path:
     path.mkdir(mode=0o700, exist_ok=True)
     if not trusted(path) and path.stat().st_uid == os.getuid():
         path.chmod(0o700)
+        # Anybody may have put a library there while the folder was open.
+        for found in path.iterdir():
+            if found.is_dir() and not found.is_symlink():
+                shutil.rmtree(found)
+            else:
+                found.unlink()
     if not trusted(path):
         raise PermissionError(1, "it belongs to another user", str(path))
     return path
@@ -93,7 +99,7 @@ def _lock(path: Path) -> IO[bytes]:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        logger.info("kernels: another process is compiling them; waiting for it")
+        say("kernels: another process is compiling them; waiting for it", 1)
         fcntl.flock(file, fcntl.LOCK_EX)
     except BaseException:
         file.close()

@@ -8,12 +8,14 @@ the same names; formulas of gradients are shared.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import lru_cache, wraps
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+_T = TypeVar("_T")
 NAMESPACE = "defectgen"
 _library = torch.library.Library(NAMESPACE, "DEF")  # type: ignore[no-untyped-call]
 
@@ -98,6 +100,23 @@ def transformed() -> bool:
     if torch.compiler.is_compiling():
         return False
     return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+
+
+def remembered(function: Callable[..., _T]) -> Callable[..., _T]:
+    """Like ``lru_cache``, but for tensors: what is made while something traces is not kept.
+
+    A tensor made then belongs to the tracer, and would be handed to every call after it.
+    """
+    cached = lru_cache(maxsize=64)(function)
+
+    @wraps(function)
+    def call(*arguments: Any) -> _T:
+        traced = torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
+        if traced or transformed():
+            return function(*arguments)
+        return cached(*arguments)
+
+    return call
 
 
 def needs_graph(*values: Any) -> bool:

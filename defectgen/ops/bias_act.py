@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from defectgen.ops._library import below_autograd, define, differentiate, exact,
 #: Default gain: leaky ReLU halves the variance, sqrt(2) gives it back (He et al. 2015).
 GAINS = {"linear": 1.0, "lrelu": math.sqrt(2.0)}
 SLOPE = 0.2
+#: Bits of the mantissa, the first one included.
+_BITS = {torch.bfloat16: 8, torch.float16: 11, torch.float32: 24}
 #: Slope of each activation for negative input.
 SLOPES = {"linear": 1.0, "lrelu": SLOPE}
 
@@ -44,10 +47,11 @@ def bias_act(
         clamp: the result is limited to [-clamp, clamp]; None does not limit it.
 
     Returns:
-        Tensor of the shape and dtype of ``x``.
+        Tensor of the shape and dtype of ``x``; ``x`` itself where nothing is to be done.
 
     Raises:
-        ConfigError: for an unknown activation or a bias, scale or noise of the wrong shape.
+        ConfigError: for an unknown activation, a gain or clamp that is not positive, or a bias,
+            scale or noise of the wrong shape.
 
     Source: StyleGAN2 (Karras et al. 2020), section 2 and appendix B.
     """
@@ -55,6 +59,8 @@ def bias_act(
         raise ConfigError(f"act: one of {', '.join(GAINS)}; got {act!r}; choose one of these.")
     if gain is not None and gain <= 0:
         raise ConfigError(f"gain: positive; got {gain}; change the sign of the input instead.")
+    if clamp is not None and clamp < 0:
+        raise ConfigError(f"clamp: not negative; got {clamp}; pass None for no limit.")
     channels, batch = x.shape[1], x.shape[0]
     if bias is not None and bias.shape != (channels,):
         raise ConfigError(
@@ -71,10 +77,22 @@ def bias_act(
             f"noise: one plane per sample {(batch, 1, *x.shape[2:])}; "
             f"got {tuple(noise.shape)}; reshape it."
         )
-    curve = SLOPES[act], GAINS[act] if gain is None else gain, -1.0 if clamp is None else clamp
+    gain = GAINS[act] if gain is None else gain
+    curve = SLOPES[act], gain, -1.0 if clamp is None else _limit(clamp, x.dtype)
+    if curve == (1.0, 1.0, -1.0) and bias is scale is noise is post is None:
+        return x
     if post is not None and needs_graph(x, bias, scale, noise, post):
         return bias_act(_call(x, scale, noise, bias, None, curve), scale=post)
     return _call(x, scale, noise, bias, post, curve)
+
+
+def _limit(clamp: float, dtype: torch.dtype) -> float:
+    """The limit as features have it: gradients tell from it whether a result was clamped."""
+    bits = _BITS.get(dtype)
+    if bits is None:
+        return clamp
+    mantissa, exponent = math.frexp(clamp)
+    return math.ldexp(round(mantissa * 2**bits), exponent - bits)
 
 
 def _call(
@@ -112,7 +130,8 @@ def _reference(
         y = y if plane is None else y + plane
     if bias is not None:
         level = _over(bias[None], x) * gain
-        y = y.add_(level) if y is not x and not torch.is_grad_enabled() else y + level
+        alone = y is not x and not torch.is_grad_enabled() and not _library.transformed()
+        y = y.add_(level) if alone else y + level
     if slope != 1.0:
         y = F.leaky_relu(y, slope)
     y = y if clamp < 0 else y.clamp(-clamp, clamp)
@@ -139,7 +158,9 @@ def _forward_kernel(x: Tensor, *rest: Any) -> Tensor:
 
 def _slope_at(y: Tensor, slope: float, gain: float, clamp: float) -> Tensor:
     """Derivative of the curve where its value is y; at the clamp it is zero."""
-    k = torch.where(y > 0, gain, slope * gain).to(exact(y.dtype))
+    # Tensors and not numbers, which torch.where would take for single precision.
+    above, below = (y.new_full((), v, dtype=exact(y.dtype)) for v in (gain, slope * gain))
+    k = torch.where(y > 0, above, below)
     return k if clamp < 0 else k * (y.abs() < clamp)
 
 
@@ -267,11 +288,10 @@ def _backward_gradients(
     g_dots: Tensor | None,
     g_noise: Tensor | None,
 ) -> tuple[Any, ...]:
-    if torch.is_grad_enabled():
-        raise NotImplementedError(
-            "bias_act: the fused kernels differentiate twice; got a third derivative; "
-            'compute it inside use_kernels("reference").'
-        )
+    # A third derivative, or a graph of this one: the references of both can be differentiated on.
+    more = torch.is_grad_enabled()
+    tangent = _tangent_kernel if more else partial(below_autograd, _tangent_op.default)
+    backward = _backward_kernel if more else _backward
     dy, y, x, scale = ctx.saved_tensors
     to_dy, _, to_x, to_scale = ctx.needs_input_grad[:4]
     # What was not asked for is empty, and so is its gradient.
@@ -280,12 +300,12 @@ def _backward_gradients(
     g_y = None
     if to_dy:
         terms = g_dx, scale, x, g_dots, g_noise, g_sums
-        g_y = below_autograd(_tangent_op.default, y, *terms, *ctx.curve)
+        g_y = tangent(y, *terms, *ctx.curve)
     g_x = g_scale = None
     to_x, to_scale = to_x and g_dots is not None, to_scale and g_dx is not None
     if to_x or to_scale:
         outer = g_dots if to_x else None
-        g_x, _, dots, _ = _backward(
+        g_x, _, dots, _ = backward(
             dy, y, g_dx if to_scale else None, outer, False, False, *ctx.curve
         )
         g_x, g_scale = g_x if to_x else None, dots if to_scale else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from defectgen.errors import ConfigError
 from defectgen.ops import _dispatch
-from defectgen.ops._library import define, differentiate, exact, like
+from defectgen.ops._library import define, differentiate, exact, like, remembered
 from defectgen.ops.upfirdn2d import upsample2d
 
 #: Steepness of the sigmoid whose slope stands in for the step of the straight-through gate.
@@ -61,15 +60,16 @@ def masked_add(
         )
     side, little = x.shape[-1], logits.shape[-1]
     factor = side // max(little, 1)
-    fits = logits.shape == (x.shape[0], 1, x.shape[2] // max(factor, 1), little)
-    if not fits or little * factor != side or factor & (factor - 1):
+    fits = logits.ndim == 4 and logits.shape[:2] == (x.shape[0], 1)
+    sides = [size * factor for size in logits.shape[2:]]
+    if not fits or sides != list(x.shape[2:]) or factor & (factor - 1):
         raise ConfigError(
             f"logits: (N, 1, h, w) with N of x and h, w smaller by a power of two than "
             f"{tuple(x.shape)}; got {tuple(logits.shape)}; pass the logits of this or a lower "
             "resolution."
         )
     if within is not None and (
-        within.shape != (x.shape[0], 1, *x.shape[2:]) or within.is_floating_point()
+        within.shape != (x.shape[0], 1, *x.shape[2:]) or within.dtype != torch.bool
     ):
         raise ConfigError(
             f"within: bool {(x.shape[0], 1, *x.shape[2:])}; got {within.dtype} "
@@ -118,7 +118,7 @@ def _straight_through(residual: Tensor, logits: Tensor, gate: Tensor, free: Tens
 # -- upsampling as a table -------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=64)
+@remembered
 def _upsampling(size: int, factor: int) -> Tensor:
     """Matrix (size * factor, size) of repeated doubling along one axis, float64 on the CPU.
 
@@ -126,7 +126,7 @@ def _upsampling(size: int, factor: int) -> Tensor:
     weights 3/4, 1/4 of i and i + 1: zero insertion and [1, 3, 3, 1] / 4; zeros lie beyond the ends.
     """
     with torch.inference_mode(False):
-        matrix = torch.eye(size, dtype=torch.float64)
+        matrix = torch.eye(size, dtype=torch.float64, device="cpu")
         while len(matrix) < size * factor:
             before = torch.cat([torch.zeros_like(matrix[:1]), matrix[:-1]])
             after = torch.cat([matrix[1:], torch.zeros_like(matrix[:1])])
@@ -135,7 +135,7 @@ def _upsampling(size: int, factor: int) -> Tensor:
         return matrix
 
 
-@lru_cache(maxsize=64)
+@remembered
 def _table(
     size: int, factor: int, device: torch.device, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
@@ -147,7 +147,7 @@ def _table(
     with torch.inference_mode(False):
         first = (matrix != 0).to(torch.uint8).argmax(dim=1)
         padded = torch.nn.functional.pad(matrix, (0, TABLE_TAPS))
-        weights = padded.gather(1, first[:, None] + torch.arange(TABLE_TAPS))
+        weights = padded.gather(1, first[:, None] + torch.arange(TABLE_TAPS, device="cpu"))
         return first.int().to(device), weights.to(device, dtype).contiguous()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -11,18 +10,26 @@ from torch import Tensor
 
 from defectgen.errors import ConfigError
 from defectgen.ops import _dispatch
-from defectgen.ops._library import below_autograd, define, differentiate, exact, like, small
+from defectgen.ops._library import (
+    below_autograd,
+    define,
+    differentiate,
+    exact,
+    like,
+    remembered,
+    small,
+)
 from defectgen.ops.bias_act import GAINS, SLOPES, _forward_kernel
 
 #: The low-pass filter of StyleGAN2, as one axis of the separable kernel, normalized to sum 1.
 BINOMIAL_TAPS = (1.0, 3.0, 3.0, 1.0)
 
 
-@lru_cache(maxsize=32)
+@remembered
 def binomial_filter(device: torch.device, dtype: torch.dtype) -> Tensor:
     """Return [1, 3, 3, 1] / 8 on this device; shared, never to be written to."""
     with torch.inference_mode(False):
-        taps = torch.tensor(BINOMIAL_TAPS, dtype=torch.float64)
+        taps = torch.tensor(BINOMIAL_TAPS, dtype=torch.float64, device="cpu")
         return (taps / taps.sum()).to(device=device, dtype=dtype)
 
 
@@ -70,7 +77,8 @@ def upfirdn2d(
     if gain < 0:  # each axis takes the root of the gain
         return -upfirdn2d(x, f, up=up, down=down, pad=pad, gain=-gain, flip=flip)
     # The filter itself is data everywhere in this library; its gradient is the reference's.
-    if not f.requires_grad and _dispatch.chosen("upfirdn2d", x):
+    native = not f.requires_grad and 0 not in x.shape[2:] and _dispatch.chosen("upfirdn2d", x)
+    if native:
         return _op(x, _turned(f, x, gain, flip), up, down, *pad)  # type: ignore[no-any-return]
     return _reference(x, _turned(f, x, gain, flip), up, down, *pad)
 
@@ -101,13 +109,15 @@ def _reference(
     pad = (left, right, top, bottom)
     even = left if left >= 0 and len(set(pad)) == 1 else 0
     if any(pad) and not even:
-        x = F.pad(x, pad)
+        # First what is added: what is cropped may be more than there was.
+        x = F.pad(x, [max(side, 0) for side in pad])
+        x = F.pad(x, [min(side, 0) for side in pad]) if min(pad) < 0 else x
     kernel = torch.outer(taps, taps).to(x.dtype)
     kernel = kernel.expand(channels, 1, *kernel.shape)
     # An empty batch goes through the convolution, which keeps its graph.
     if channels == 0 or (batch and x.numel() == 0):
         size = [(side + 2 * even - len(taps)) // down + 1 for side in x.shape[2:]]
-        return x.new_zeros(batch, channels, *size)
+        return x.new_zeros(batch, channels, *size) + x.sum()  # zero, with a graph
     return F.conv2d(x, kernel, stride=down, padding=even, groups=channels)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from defectgen import losses
 from defectgen.augment.pipe import AdaptiveProbability, AugmentPipe
@@ -88,10 +88,6 @@ class BackboneTask:
             "mapping": warm_adam(g.mapping.parameters(), 100 * c.warm_learning_rate),
             "codes": warm_adam(self.codes.parameters(), 2 * c.warm_learning_rate),
         }
-
-    def networks(self) -> tuple[nn.Module, ...]:
-        """All that compute something while this task runs."""
-        return self.network, self.judge, self.average
 
     def phases(self) -> list[Phase]:
         """All phases, in the order in which they run within an iteration."""

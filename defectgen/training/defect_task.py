@@ -10,7 +10,7 @@ import copy
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from defectgen import losses
 from defectgen.augment.pipe import AdaptiveProbability, AugmentPipe
@@ -100,10 +100,6 @@ class DefectTask:
             "defect codes": warm_adam(self.defects.parameters(), 2 * c.warm_learning_rate),
             "object codes": warm_adam(self.objects.parameters(), 2 * c.warm_learning_rate),
         }
-
-    def networks(self) -> tuple[nn.Module, ...]:
-        """All that compute something while this task runs."""
-        return self.backbone, self.branch, self.judge, self.matcher, self.average
 
     def phases(self) -> list[Phase]:
         """All phases, in the order in which they run within an iteration."""

@@ -1,17 +1,21 @@
 from __future__ import annotations
 
+import copy
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
-from defectgen import Backbone
+from defectgen import Backbone, DefectSynthesizer
 from defectgen.config import BackboneConfig
 from defectgen.errors import ConfigError
+from defectgen.estimator import run_precision
 from defectgen.networks.discriminator import Discriminator
 from defectgen.networks.layers import constant_weights
-from defectgen.networks.precision import in_precision, resolve_precision, set_precision
+from defectgen.networks.precision import in_precision, resolve_precision
 from defectgen.networks.synthesis import Generator
+from defectgen.ops import use_kernels
 from defectgen.rng import SampleNoise, generator
 
 SEEDS = (3, 4)
@@ -41,13 +45,12 @@ def psnr(got, wanted):
 
 def test_low_precision_is_near_and_not_the_same(network):
     wanted = image(network)
-    set_precision(network, "bf16")
-    got = image(network)
+    with in_precision("bf16"):
+        got = image(network)
     assert got.dtype == torch.float32
     assert not torch.equal(got, wanted)
     assert psnr(got, wanted) > 40
     assert all(p.dtype == torch.float32 for p in network.parameters())
-    set_precision(network, "fp32")
     assert torch.equal(image(network), wanted)
 
 
@@ -58,7 +61,7 @@ def test_features_are_in_the_low_dtype(network):
         seen.append(x_out.dtype)
         return x_out
 
-    with in_precision("bf16", network), torch.no_grad():
+    with in_precision("bf16"), torch.no_grad():
         ws = torch.zeros(1, network.synthesis.num_ws, 16)
         network.synthesis(ws, SampleNoise((0,)), watch)
     assert set(seen) == {torch.bfloat16}
@@ -67,10 +70,10 @@ def test_features_are_in_the_low_dtype(network):
 
 def test_the_block_before_comes_back_also_after_an_error(network):
     wanted = image(network)
-    with in_precision("bf16", network):
-        with in_precision("fp32", network):
+    with in_precision("bf16"):
+        with in_precision("fp32"):
             assert torch.equal(image(network), wanted)
-        with pytest.raises(KeyError), in_precision("fp32", network):
+        with pytest.raises(KeyError), in_precision("fp32"):
             raise KeyError
         assert not torch.equal(image(network), wanted)
     assert torch.equal(image(network), wanted)
@@ -79,7 +82,7 @@ def test_the_block_before_comes_back_also_after_an_error(network):
 def test_double_precision_stays_double(network):
     network = network.double()
     wanted = image(network, torch.float64)
-    with in_precision("bf16", network):
+    with in_precision("bf16"):
         assert torch.equal(image(network, torch.float64), wanted)
 
 
@@ -88,7 +91,7 @@ def test_discriminator_gives_float32_logits():
     network.reset(generator(0, "test"))
     x = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     wanted = network(x)
-    with in_precision("bf16", network):
+    with in_precision("bf16"):
         got = network(x)
     assert got.dtype == torch.float32
     assert not torch.equal(got, wanted)
@@ -99,7 +102,7 @@ def test_gradients_reach_every_parameter_in_low_precision(network):
     z = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
     grads = {}
     for precision in ("fp32", "bf16"):
-        with in_precision(precision, network):
+        with in_precision(precision):
             loss = network(z, SampleNoise(SEEDS)).square().mean()
             grads[precision] = torch.autograd.grad(loss, list(network.parameters()))
     assert all(low.dtype == torch.float32 for low in grads["bf16"])
@@ -108,10 +111,26 @@ def test_gradients_reach_every_parameter_in_low_precision(network):
     assert float((low - exact).norm()) <= 0.03 * float(exact.norm())
 
 
-@pytest.mark.parametrize("build", [lambda p: Backbone(32, precision=p, verbose=0)])
-def test_an_unknown_precision_is_named_before_any_work(build, product):
-    with pytest.raises(ConfigError, match="^precision: one of auto, fp32, bf16; got 'fp16'"):
-        build("fp16").fit(product(4))
+def test_an_unknown_precision_is_named_before_any_work(product, defects, fitted_synth):
+    refused = pytest.raises(ConfigError, match="^precision: one of auto, fp32, bf16; got 'fp16'")
+    with refused:
+        Backbone(32, precision="fp16", verbose=0).fit(product(4))
+    with refused:
+        DefectSynthesizer(fitted_synth.backbone_, precision="fp16").fit(*defects(4))
+    wrong = copy.copy(fitted_synth).set_params(precision="fp16")
+    with refused:
+        wrong.iter_samples(2)  # before the first batch is asked for
+
+
+def test_threads_compute_in_precisions_of_their_own(fitted_synth):
+    wanted = fitted_synth.sample(8, seed=0)
+    low = copy.copy(fitted_synth).set_params(precision="bf16")
+    low_wanted = low.sample(8, seed=0)
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [pool.submit(s.sample, 8, seed=0) for s in (low, fitted_synth) * 6]
+        got = [job.result() for job in jobs]
+    assert all(torch.equal(x, low_wanted) for x in got[0::2])
+    assert all(torch.equal(x, wanted) for x in got[1::2])
 
 
 @pytest.mark.parametrize(
@@ -143,6 +162,15 @@ def test_auto_is_decided_before_training_and_recorded(tiny, product, monkeypatch
     drawn = backbone.sample(2, seed=0)
     assert torch.equal(drawn, backbone.set_params(precision="bf16").sample(2, seed=0))
     assert not torch.equal(drawn, backbone.set_params(precision="fp32").sample(2, seed=0))
+
+
+def test_auto_goes_on_as_the_run_began_wherever_it_is_resumed(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {}, raising=False)
+    resumed = {"state": {"config": {"precision": "bf16"}}}
+    cpu = torch.device("cpu")
+    assert run_precision("auto", cpu, resumed) == "bf16"
+    assert run_precision("auto", cpu, None) == "fp32"
+    assert run_precision("fp32", cpu, resumed) == "fp32"
 
 
 def test_sampling_in_low_precision_leaves_the_object_as_it_was(fitted_synth):
@@ -187,6 +215,39 @@ def test_a_weight_that_changes_between_two_passes_is_noticed(network):
         changed = image(network)
     assert not torch.equal(changed, before)
     assert torch.equal(image(network), changed)
+
+
+def test_other_storage_under_a_weight_is_noticed_and_the_old_one_forgotten(network):
+    layer = network.synthesis.block(8).conv0
+    with constant_weights(network):
+        before = image(network)
+        layer.weight.data = layer.weight.data * -1
+        assert not torch.equal(image(network), before)
+        assert len(layer.kept) == 1
+
+
+def test_inference_mode_loads_and_samples(network):
+    wanted = image(network)
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    with torch.inference_mode():
+        fresh = Generator(network.config)
+        fresh.load_state_dict(state)
+        with constant_weights(fresh):
+            assert torch.equal(image(fresh), wanted)
+
+
+def test_one_graph_in_low_precision(network):
+    ws = torch.zeros(2, network.synthesis.num_ws, 16)
+    planes = SampleNoise(SEEDS)
+    noise = {
+        (n, r): planes(n, 2, r) for r in (4, 8, 16, 32) for n in (f"b{r}.conv0", f"b{r}.conv1")
+    }
+    compiled = torch.compile(network.synthesis, backend="eager", fullgraph=True)
+    with torch.no_grad(), use_kernels("reference"), in_precision("bf16"):
+        wanted = network.synthesis(ws, lambda layer, n, r: noise[layer, r])
+        assert torch.equal(compiled(ws, lambda layer, n, r: noise[layer, r]), wanted)
+    with torch.no_grad(), use_kernels("reference"):
+        assert not torch.equal(compiled(ws, lambda layer, n, r: noise[layer, r]), wanted)
 
 
 def test_passes_with_a_graph_do_not_use_kept_weights(network):

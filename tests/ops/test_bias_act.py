@@ -9,6 +9,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from defectgen.errors import ConfigError
 from defectgen.ops import bias_act
+from defectgen.ops.bias_act import _limit
 
 pytestmark = pytest.mark.usefixtures("kernels")
 
@@ -150,3 +151,56 @@ def test_wrong_shapes_are_named(name, shape):
 def test_unknown_activation_is_named():
     with pytest.raises(ConfigError, match="^act: one of linear, lrelu; got 'relu'"):
         bias_act(torch.zeros(1, 1), act="relu")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("clamp", [0.7, 0.9, 1.3])
+def test_a_limit_that_the_dtype_rounds_still_clamps_the_gradient(dtype, clamp):
+    x = torch.tensor([[3.0, -3.0, 0.25]], dtype=dtype, requires_grad=True)
+    (gradient,) = torch.autograd.grad(bias_act(x, clamp=clamp).sum(), x)
+    assert gradient.tolist() == [[0.0, 0.0, 1.0]]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_a_limit_is_rounded_as_the_dtype_rounds(dtype):
+    for clamp in (0.0, 0.1, 0.7, 1.0, 1.003, 255.9, 256.0, 1e4 / 3):
+        assert _limit(clamp, dtype) == float(torch.tensor(clamp, dtype=dtype))
+
+
+def test_nothing_to_do_is_nothing_done():
+    x = torch.ones(1, 2, 3)
+    assert bias_act(x, gain=1.0) is x
+
+
+def test_a_negative_limit_is_refused():
+    with pytest.raises(ConfigError, match="^clamp: not negative; got -1.0"):
+        bias_act(torch.ones(1, 2), clamp=-1.0)
+
+
+def test_many_biases_at_once():
+    x, biases = torch.ones(2, 3, 4), torch.arange(15.0).reshape(5, 3)
+    with torch.no_grad():
+        got = torch.vmap(lambda b: bias_act(2 * x, b))(biases)
+    assert torch.equal(got, torch.stack([bias_act(2 * x, b) for b in biases]))
+
+
+def test_a_penalty_may_keep_its_graph(normal):
+    """One who differentiates a penalty with create_graph=True takes no third derivative."""
+    x, scale = normal(2, 3, 4, 4).requires_grad_(), normal(2, 3).requires_grad_()
+    bias = normal(3).requires_grad_()
+
+    def derivatives(function):
+        y = function(x, bias, scale)
+        first = torch.autograd.grad(y.square().sum(), (x, scale), create_graph=True)
+        second = torch.autograd.grad(
+            sum(g.square().sum() for g in first), (x, bias, scale), create_graph=True
+        )
+        third = torch.autograd.grad(sum(g.square().sum() for g in second), (x, bias, scale))
+        return *first, *second, *third
+
+    def plain(x, bias, scale):
+        u = x * scale[..., None, None] + bias[:, None, None]
+        return torch.nn.functional.leaky_relu(u, 0.2) * math.sqrt(2)
+
+    got = derivatives(lambda x, b, s: bias_act(x, b, scale=s, act="lrelu"))
+    torch.testing.assert_close(got, derivatives(plain))

@@ -272,6 +272,7 @@ def test_a_cache_that_others_may_write_to_is_closed_first(workshop, pretend):
     assert not _build.is_built("cpu")  # anybody may have put it there
     assert _build.build("cpu") == path
     assert folder.stat().st_mode & 0o777 == 0o700
+    assert len(pretend) == 2  # what lay there is not taken
 
 
 def test_a_full_disk_is_one_sentence(workshop, monkeypatch):
@@ -451,6 +452,20 @@ def test_a_build_that_something_killed_is_tried_again(workshop, monkeypatch):
         patch.setattr(_compilers, "_output", lambda command: "fake 1.0")
         with pytest.raises(KernelBuildError, match="ended by signal 9"):
             _build.build("cpu")
+    assert _build.status("cpu").state == "not built"
+
+
+@compiles
+def test_a_compiler_that_ran_out_of_something_is_tried_again(workshop, monkeypatch):
+    compiler = workshop / "g++"
+    compiler.write_text(
+        '#!/bin/sh\ncase "$*" in *-c*) ;; *) exec g++ "$@";; esac\n'
+        'echo "fatal error: error writing to x.s: No space left on device" >&2; exit 1\n'
+    )
+    compiler.chmod(0o700)
+    monkeypatch.setenv("CXX", str(compiler))
+    with pytest.raises(KernelBuildError, match="No space left on device"):
+        _build.build("cpu")
     assert _build.status("cpu").state == "not built"
 
 

@@ -204,19 +204,18 @@ def test_torch_compile_builds_nothing_and_follows_the_mode(loads):
 def test_the_table_has_a_line_for_every_op_and_device():
     assert set(_dispatch.TABLE) == {(op, kind) for op in OPS for kind in ("cpu", "cuda")}
     for line in _dispatch.TABLE.values():
-        assert set(line) <= _dispatch.DTYPES
-        assert all(least >= 0 for least in line.values())
+        assert line <= _dispatch.DTYPES
 
 
 def test_auto_follows_the_table_and_fused_only_the_dtypes(loads, monkeypatch):
-    monkeypatch.setitem(_dispatch.TABLE, ("bias_act", "cpu"), {torch.float32: 10})
-    ten, nine = torch.ones(2, 5), torch.ones(9)
-    asked = [ten, nine, ten.double(), ten.long(), ten.to("meta")]
-    assert [_dispatch.chosen("bias_act", x) for x in asked] == [True, *[False] * 4]
+    monkeypatch.setitem(_dispatch.TABLE, ("bias_act", "cpu"), frozenset({torch.float32}))
+    x = torch.ones(2, 5)
+    asked = [x, x.double(), x.long(), x.to("meta")]
+    assert [_dispatch.chosen("bias_act", x) for x in asked] == [True, *[False] * 3]
     with _dispatch.use_kernels("fused"):
-        assert [_dispatch.chosen("bias_act", x) for x in asked] == [*[True] * 3, False, False]
+        assert [_dispatch.chosen("bias_act", x) for x in asked] == [*[True] * 2, False, False]
     with _dispatch.use_kernels("reference"):
-        assert not _dispatch.chosen("bias_act", ten)
+        assert not _dispatch.chosen("bias_act", x)
 
 
 def test_asking_again_costs_microseconds(loads):

@@ -175,3 +175,17 @@ def test_within_cannot_open_a_gate(normal):
 def test_wrong_arguments_are_named(residual, logits, mode, message):
     with pytest.raises(ConfigError, match=message):
         masked_add(torch.zeros(2, 3, 8, 8), torch.zeros(residual), torch.zeros(logits), mode=mode)
+
+
+def test_a_mask_of_numbers_is_refused():
+    x = torch.zeros(1, 2, 4, 4)
+    within = torch.full((1, 1, 4, 4), 255, dtype=torch.uint8)
+    with pytest.raises(ConfigError, match="^within: bool .* got torch.uint8"):
+        masked_add(x, x, torch.zeros(1, 1, 4, 4), within=within)
+
+
+@pytest.mark.parametrize("size", [(5, 4), (4, 5), (3, 4)])
+def test_a_height_that_is_no_multiple_is_refused(size):
+    x = torch.zeros(1, 2, *size)
+    with pytest.raises(ConfigError, match="^logits: "):
+        masked_add(x, x, torch.zeros(1, 1, 2, 2))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import grad
 
-from defectgen.ops import bias_act, masked_add, modulated_conv2d, upfirdn2d
+from defectgen.ops import bias_act, masked_add, modulated_conv2d, upfirdn2d, upsample2d
+from defectgen.ops._library import remembered
 
 TAPS = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
 
@@ -69,3 +73,27 @@ def test_transforms_of_functions(fused, normal, device, name):
     _, slope = torch.func.jvp(total, tuple(inputs), tuple(turns))
     along = sum((g * t).sum() for g, t in zip(wanted, turns, strict=True))
     torch.testing.assert_close(slope, along)
+
+
+@pytest.mark.parametrize("traced", ["fake tensors", "a gradient transform", "another device"])
+def test_what_was_made_while_tracing_is_not_used_afterwards(traced, monkeypatch):
+    # The modules, which functions of the same names hide.
+    gates = importlib.import_module("defectgen.ops.masked_add")
+    filters = importlib.import_module("defectgen.ops.upfirdn2d")
+    for module, names in ((filters, ["binomial_filter"]), (gates, ["_table", "_upsampling"])):
+        for name in names:  # as if nothing had been called before
+            monkeypatch.setattr(module, name, remembered(getattr(module, name).__wrapped__))
+    x, logits = torch.ones(1, 2, 8, 8), torch.ones(1, 1, 4, 4)
+
+    def calls(x, logits):
+        return masked_add(x, x, logits).sum() + upsample2d(x).sum()
+
+    if traced == "fake tensors":
+        with FakeTensorMode() as mode:
+            calls(mode.from_tensor(x), mode.from_tensor(logits))
+    elif traced == "a gradient transform":
+        torch.func.grad(calls)(x, logits)
+    else:
+        with torch.device("meta"):
+            calls(x, logits)
+    assert float(calls(x, logits)) > 0

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from torch.autograd import grad, gradcheck, gradgradcheck
 
 from defectgen.errors import ConfigError
 from defectgen.ops import downsample2d, upfirdn2d, upsample2d
+from defectgen.ops._library import remembered
 from defectgen.ops.upfirdn2d import binomial_filter
 
 pytestmark = pytest.mark.usefixtures("kernels")
@@ -117,11 +120,13 @@ def test_the_filter_is_the_binomial_one_of_sum_one():
     assert f.tolist() == [0.125, 0.375, 0.375, 0.125]
 
 
-def test_the_shared_filter_survives_inference_mode(normal):
-    binomial_filter.cache_clear()
+def test_the_shared_filter_survives_inference_mode(normal, monkeypatch):
+    module = importlib.import_module("defectgen.ops.upfirdn2d")
+    fresh = remembered(binomial_filter.__wrapped__)  # as if nothing had been called before
+    monkeypatch.setattr(module, "binomial_filter", fresh)
     with torch.inference_mode():
         upsample2d(normal(1, 1, 4, 4))
-    shared = binomial_filter(torch.device("cpu"), torch.float64)
+    shared = fresh(torch.device("cpu"), torch.float64)
     assert not shared.is_inference()  # such a tensor cannot take part in a later graph
     x = normal(1, 1, 4, 4).requires_grad_()
     assert grad(upfirdn2d(x, shared).sum(), x)[0].any()
@@ -171,3 +176,17 @@ def test_wrong_arguments_are_named(taps, factors, message):
 def test_a_negative_gain_turns_the_sign(normal):
     x = normal(1, 2, 5, 4)
     assert torch.equal(upfirdn2d(x, TAPS, gain=-2.0), -upfirdn2d(x, TAPS, gain=2.0))
+
+
+def test_more_may_be_cropped_than_there_was():
+    x = torch.ones(1, 1, 1, 4)
+    got = upfirdn2d(x, TAPS[:2], pad=(0, 0, 5, -3))
+    assert got.shape == (1, 1, 2, 3)
+    assert float(got.abs().sum()) == 0
+
+
+def test_nothing_can_be_filtered_and_differentiated():
+    x = torch.zeros(1, 2, 0, 4, requires_grad=True)
+    y = upfirdn2d(x, TAPS, pad=(2, 2, 2, 2))
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    assert gradient.shape == x.shape

@@ -55,3 +55,16 @@ def test_fooled_leaves_nothing_of_the_discriminator_in_the_graph(make_state):
 
     assert len(nodes(generator_logistic(critic(image)))) > 20
     assert len(nodes(critic.fooled(image))) < 10
+
+
+def test_an_infinite_gradient_leaves_the_loss_finite(make_state):
+    """The loop skips such a step; a loss that is not finite would end the training."""
+
+    class Root(torch.nn.Module):
+        def forward(self, x):
+            return x.flatten(1).sum(1, keepdim=True).sqrt()
+
+    image = torch.zeros(2, 3, 4, 4, requires_grad=True)
+    loss = Critic(make_state(), Root(), None, adapts=False).fooled(image)
+    assert torch.isfinite(loss)
+    assert not torch.isfinite(torch.autograd.grad(loss, image)[0]).any()

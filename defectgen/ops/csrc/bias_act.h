@@ -11,6 +11,12 @@ struct Curve {
   A slope, gain, clamp;
 };
 
+// Of any struct that holds the three numbers.
+template <typename A, typename S>
+DG_HD Curve<A> curve_of(const S& s) {
+  return {static_cast<A>(s.slope), static_cast<A>(s.gain), static_cast<A>(s.clamp)};
+}
+
 // u -> clamp(act(u) * gain). Comparisons are written so that NaN falls through all of them.
 template <typename A>
 DG_HD A curve(const Curve<A>& c, A u) {

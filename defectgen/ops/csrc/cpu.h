@@ -123,11 +123,6 @@ struct Row<double> {
   void close(double*, int64_t) {}
 };
 
-template <typename A, typename S>
-Curve<A> curve_of(const S& s) {
-  return {static_cast<A>(s.slope), static_cast<A>(s.gain), static_cast<A>(s.clamp)};
-}
-
 int64_t bias_act_units(const BiasActShape& s);
 void bias_act_forward(DType d, const BiasActForward& f, int64_t begin, int64_t end);
 void bias_act_tangent(DType d, const BiasActTangent& f, int64_t begin, int64_t end);

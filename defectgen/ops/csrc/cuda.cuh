@@ -127,11 +127,6 @@ bool wide(bool channels_last, int64_t channels, int64_t pixels,
   return (channels_last ? channels : pixels) % kWide<T> == 0 && bits % 16 == 0;
 }
 
-template <typename A, typename S>
-DG_HD Curve<A> curve_of(const S& s) {
-  return {static_cast<A>(s.slope), static_cast<A>(s.gain), static_cast<A>(s.clamp)};
-}
-
 // The curve at V points. Whether there is a limit is asked once for all of them.
 template <int V, typename A>
 __device__ __forceinline__ void curve_all(const Curve<A>& c, A (&u)[V]) {
