@@ -31,6 +31,8 @@ from defectgen.training.phases import Batch
 
 #: Real images of a case; their content costs nothing.
 IMAGES = 32
+#: Batches of one call that samples; what follows from weights alone is computed once for all.
+SAMPLE_BATCHES = 4
 #: Probability of augmentation: adaptive in a real run, usual for some hundred images.
 ADA_P = 0.3
 
@@ -105,9 +107,11 @@ class Case:
             task.state.ada.p = ADA_P
 
     def sample(self) -> Tensor:
-        """One batch of good parts, as ``Backbone.sample`` draws it: (N, 3, R, R) in [0, 1]."""
+        """Good parts in batches, as ``Backbone.sample`` draws them, in [0, 1]."""
         with constant_weights(self.network):
-            return to_unit(self.images_of(sample_seeds(self.batch, 0)))
+            firsts = range(0, SAMPLE_BATCHES * self.batch, self.batch)
+            parts = [self.images_of(sample_seeds(self.batch, first)) for first in firsts]
+            return torch.cat([to_unit(part) for part in parts])
 
     @torch.no_grad()
     def images_of(self, seeds: tuple[int, ...]) -> Tensor:

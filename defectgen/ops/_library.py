@@ -7,6 +7,7 @@ the same names; formulas of gradients are shared.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import lru_cache, wraps
 from typing import Any, TypeVar
@@ -16,6 +17,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 _T = TypeVar("_T")
+# Bits of the mantissa, the first one included.
+_BITS = {torch.bfloat16: 8, torch.float16: 11, torch.float32: 24}
 NAMESPACE = "defectgen"
 _library = torch.library.Library(NAMESPACE, "DEF")  # type: ignore[no-untyped-call]
 
@@ -144,6 +147,15 @@ def layout(x: Tensor) -> torch.memory_format:
 def like(result: Tensor, x: Tensor) -> Tensor:
     """The result, lying as results of ``x`` do."""
     return result.contiguous(memory_format=layout(x))
+
+
+def rounded(value: float, dtype: torch.dtype) -> float:
+    """The number of this dtype that is nearest to a number, as plain arithmetic for tracers."""
+    bits = _BITS.get(dtype)
+    if bits is None:
+        return value
+    mantissa, exponent = math.frexp(value)
+    return math.ldexp(round(mantissa * 2**bits), exponent - bits)
 
 
 def exact(dtype: torch.dtype) -> torch.dtype:

@@ -12,13 +12,11 @@ from torch import Tensor
 
 from defectgen.errors import ConfigError
 from defectgen.ops import _dispatch, _library
-from defectgen.ops._library import below_autograd, define, differentiate, exact, needs_graph, small
+from defectgen.ops._library import below_autograd, define, differentiate, exact, needs_graph
 
 #: Default gain: leaky ReLU halves the variance, sqrt(2) gives it back (He et al. 2015).
 GAINS = {"linear": 1.0, "lrelu": math.sqrt(2.0)}
 SLOPE = 0.2
-#: Bits of the mantissa, the first one included.
-_BITS = {torch.bfloat16: 8, torch.float16: 11, torch.float32: 24}
 #: Slope of each activation for negative input.
 SLOPES = {"linear": 1.0, "lrelu": SLOPE}
 
@@ -61,38 +59,23 @@ def bias_act(
         raise ConfigError(f"gain: positive; got {gain}; change the sign of the input instead.")
     if clamp is not None and clamp < 0:
         raise ConfigError(f"clamp: not negative; got {clamp}; pass None for no limit.")
-    channels, batch = x.shape[1], x.shape[0]
-    if bias is not None and bias.shape != (channels,):
-        raise ConfigError(
-            f"bias: one value per channel ({channels},); got {tuple(bias.shape)}; reshape it."
-        )
-    for name, rows in (("scale", scale), ("post", post)):
-        if rows is not None and rows.shape != (batch, channels):
+    batch, channels, *pixels = x.shape
+    rows = batch, channels
+    shapes = {"bias": (channels,), "scale": rows, "noise": (batch, 1, *pixels), "post": rows}
+    for (name, shape), given in zip(shapes.items(), (bias, scale, noise, post), strict=True):
+        if given is not None and given.shape != shape:
             raise ConfigError(
-                f"{name}: one value per sample and channel {(batch, channels)}; "
-                f"got {tuple(rows.shape)}; reshape it."
+                f"{name}: of shape {shape} beside x of {tuple(x.shape)}; got "
+                f"{tuple(given.shape)}; reshape it."
             )
-    if noise is not None and noise.shape != (batch, 1, *x.shape[2:]):
-        raise ConfigError(
-            f"noise: one plane per sample {(batch, 1, *x.shape[2:])}; "
-            f"got {tuple(noise.shape)}; reshape it."
-        )
     gain = GAINS[act] if gain is None else gain
-    curve = SLOPES[act], gain, -1.0 if clamp is None else _limit(clamp, x.dtype)
+    # The limit as features have it: gradients tell from it whether a result was clamped.
+    curve = SLOPES[act], gain, -1.0 if clamp is None else _library.rounded(clamp, x.dtype)
     if curve == (1.0, 1.0, -1.0) and bias is scale is noise is post is None:
         return x
     if post is not None and needs_graph(x, bias, scale, noise, post):
         return bias_act(_call(x, scale, noise, bias, None, curve), scale=post)
     return _call(x, scale, noise, bias, post, curve)
-
-
-def _limit(clamp: float, dtype: torch.dtype) -> float:
-    """The limit as features have it: gradients tell from it whether a result was clamped."""
-    bits = _BITS.get(dtype)
-    if bits is None:
-        return clamp
-    mantissa, exponent = math.frexp(clamp)
-    return math.ldexp(round(mantissa * 2**bits), exponent - bits)
 
 
 def _call(
@@ -104,7 +87,7 @@ def _call(
     curve: tuple[float, float, float],
 ) -> Tensor:
     if _dispatch.chosen("bias_act", x):
-        few = small(scale, x), small(noise, x), small(bias, x), small(post, x)
+        few = (_library.small(values, x) for values in (scale, noise, bias, post))
         return _forward(x, *few, *curve)  # type: ignore[no-any-return]
     return _reference(x, scale, noise, bias, post, *curve)
 

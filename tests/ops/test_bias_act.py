@@ -9,7 +9,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from defectgen.errors import ConfigError
 from defectgen.ops import bias_act
-from defectgen.ops.bias_act import _limit
+from defectgen.ops._library import rounded
 
 pytestmark = pytest.mark.usefixtures("kernels")
 
@@ -144,7 +144,7 @@ def test_no_gradient_beyond_the_clamp():
     ],
 )
 def test_wrong_shapes_are_named(name, shape):
-    with pytest.raises(ConfigError, match=f"^{name}: one .*; got .*; reshape it"):
+    with pytest.raises(ConfigError, match=f"^{name}: of shape .*; got .*; reshape it"):
         bias_act(torch.zeros(2, 3, 4, 4), **{name: torch.zeros(shape)})
 
 
@@ -164,7 +164,7 @@ def test_a_limit_that_the_dtype_rounds_still_clamps_the_gradient(dtype, clamp):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
 def test_a_limit_is_rounded_as_the_dtype_rounds(dtype):
     for clamp in (0.0, 0.1, 0.7, 1.0, 1.003, 255.9, 256.0, 1e4 / 3):
-        assert _limit(clamp, dtype) == float(torch.tensor(clamp, dtype=dtype))
+        assert rounded(clamp, dtype) == float(torch.tensor(clamp, dtype=dtype))
 
 
 def test_nothing_to_do_is_nothing_done():
