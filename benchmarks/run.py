@@ -5,11 +5,11 @@
 
 Ratios are between contenders that took turns in this process. In each of two turns (five at 64 px)
 each contender runs once before its clock starts; the best time counts. Sampling is what
-`Backbone.sample` does, from seeds to images in [0, 1], four batches in a call. Training is one adversarial iteration, lazy
-terms spread over their interval, with augmentation "bgc" at p = 0.3. "textbook" is
-benchmarks/textbook.py as PyTorch runs it; "kept" is the same with the memory setting of
-defectgen/memory.py, to tell its part from that of the rest. At 256 px a ratio is judged against the
-plain textbook if that reaches its share of the matrix rate, else against the kept one.
+`Backbone.sample` does, from seeds to images in [0, 1], four batches in a call. Training is one
+adversarial iteration, lazy terms spread over their interval, with augmentation "bgc" at p = 0.3.
+"textbook" is benchmarks/textbook.py as PyTorch runs it; "kept" is the same with the memory setting
+of defectgen/memory.py, to tell its part from that of the rest. At 256 px a ratio is judged against
+the plain textbook if that reaches its share of the matrix rate, else against the kept one.
 """
 
 from __future__ import annotations
