@@ -118,7 +118,7 @@ def commit() -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        changed = git("status", "--porcelain", "--", "defectgen", "benchmarks")
+        changed = git("status", "--porcelain", "-uno", "--", "defectgen", "benchmarks")
         return git("rev-parse", "--short", "HEAD") + ("+changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return os.environ.get("DEFECTGEN_COMMIT", "unknown")

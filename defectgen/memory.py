@@ -9,6 +9,7 @@ taken from the heap and reused.
 from __future__ import annotations
 
 import ctypes
+import mmap
 import sys
 import threading
 from collections.abc import Iterator
@@ -20,11 +21,13 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 _LARGEST_THRESHOLD = 32 * 2**20
 _DEFAULT_MMAP_MAX = 65536
 
-#: Bytes free for reuse above which :func:`hand_back` gives them to the system.
+#: Bytes that lie idle above which :func:`hand_back` gives them to the system.
 SPARE = 2**30
 
 _lock = threading.Lock()
 _users = 0
+#: What lay idle after the last time, and cannot be given back: fragments, and memory of others.
+_residue = 0
 
 
 @contextmanager
@@ -34,11 +37,12 @@ def kept_memory() -> Iterator[None]:
     Nothing happens where the C library is not glibc. The setting belongs to the process: blocks
     may nest, and overlap in several threads.
     """
-    global _users
+    global _users, _residue
     library = _glibc()
     with _lock:
         _users += 1
         if _users == 1 and library is not None:
+            _residue = _idle(library)
             library.mallopt(_MMAP_MAX, 0)
             library.mallopt(_TRIM_THRESHOLD, -1)
     try:
@@ -54,7 +58,7 @@ def kept_memory() -> Iterator[None]:
 
 
 class _Info(ctypes.Structure):
-    """struct mallinfo2; ``fordblks`` is what is free."""
+    """struct mallinfo2; ``uordblks`` and ``hblkhd`` are in use."""
 
     _names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
     _fields_ = [(name, ctypes.c_size_t) for name in _names.split()]
@@ -66,12 +70,29 @@ def hand_back() -> None:
     Two jobs with tensors of different sizes do not fit into each other's gaps, so what both keep
     adds up. Below :data:`SPARE` nothing happens: there, asking for the pages anew costs more.
     """
+    global _residue
     library = _glibc() if _users else None
-    if library is None or not hasattr(library, "mallinfo2"):
+    if library is None or _idle(library) - _residue <= SPARE:
         return
+    library.malloc_trim(0)
+    _residue = _idle(library)
+
+
+def _idle(library: ctypes.CDLL) -> int:
+    """Bytes of memory that this process holds and its allocator does not use, 0 where unknown.
+
+    What the allocator calls free also counts pages that it has given back long ago.
+    """
+    if not hasattr(library, "mallinfo2"):
+        return 0
     library.mallinfo2.restype = _Info
-    if library.mallinfo2().fordblks > SPARE:
-        library.malloc_trim(0)
+    try:
+        with open("/proc/self/statm") as file:
+            resident = int(file.read().split()[1]) * mmap.PAGESIZE
+    except (OSError, ValueError, IndexError):
+        return 0
+    info = library.mallinfo2()
+    return resident - int(info.uordblks) - int(info.hblkhd)
 
 
 def _glibc() -> ctypes.CDLL | None:

@@ -118,3 +118,17 @@ def test_memory_is_kept_inside_and_given_back_afterwards() -> None:
 def test_nothing_is_handed_back_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "_glibc", lambda: pytest.fail("asked the C library"))
     hand_back()
+
+
+def test_what_cannot_be_given_back_is_not_asked_for_again(
+    library: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fragments of an earlier, larger job: asking at every step made small ones half as slow again."""
+    idle = 3 * memory.SPARE
+    monkeypatch.setattr(memory, "_idle", lambda library: idle)
+    monkeypatch.setattr(memory, "_users", 1)
+    monkeypatch.setattr(memory, "_residue", 0)
+    for wanted, now in ((1, 3), (1, 3), (1, 4), (2, 5), (2, 6)):
+        idle = now * memory.SPARE
+        hand_back()
+        assert len(library.calls) == wanted
