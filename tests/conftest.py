@@ -112,7 +112,10 @@ def _shrink(patch: pytest.MonkeyPatch) -> None:
 
     import defectgen.backbone
     import defectgen.defect_fit
+    from defectgen.training import defect_start
 
+    # Objects that are rendered to find a background like each photo's.
+    patch.setattr(defect_start, "START_CANDIDATES", 32)
     backbone_config = defectgen.backbone.backbone_config
     defect_config = defectgen.defect_fit.defect_config
 

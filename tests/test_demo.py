@@ -20,6 +20,7 @@ from defectgen.demo_report import TITLE, DemoResult, report, score_lines
 from defectgen.demo_speed import measure_speed
 from defectgen.ops._dispatch import mode
 from defectgen.scores import PROTOCOLS
+from defectgen.training import defect_start
 
 # Two iterations teach no mask, and the alarm says so.
 pytestmark = pytest.mark.filterwarnings("ignore::defectgen.errors.TrainingWarning")
@@ -64,6 +65,7 @@ def example(stand_in, monkeypatch):
     monkeypatch.setattr(module, "example_folders", lambda: stand_in)
     monkeypatch.setattr(module, "measure_speed", lambda synth, pairs: dict(SPEED))
     monkeypatch.setattr(module, "DEMO_SAMPLES", SAMPLES)
+    monkeypatch.setattr(defect_start, "START_CANDIDATES", 32)
     return stand_in
 
 
@@ -141,11 +143,11 @@ def test_a_failure_leaves_the_earlier_demo(example, tmp_path, monkeypatch):
 def test_ctrl_c_keeps_the_run_and_the_same_command_goes_on(example, tmp_path, monkeypatch, capsys):
     from defectgen.training import callbacks
 
-    whole = demo(tmp_path / "whole", kimg=0.048, seed=1)
-    command = ["demo", "--out", str(tmp_path / "x"), "--kimg", "0.048", "--seed", "1"]
+    whole = demo(tmp_path / "whole", kimg=0.032, seed=1)
+    command = ["demo", "--out", str(tmp_path / "x"), "--kimg", "0.032", "--seed", "1"]
 
     def interrupt(self, state):
-        if state.iteration == 2:
+        if state.iteration == 1:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -201,6 +203,7 @@ def test_scores_before_are_none_from_scratch():
 
 
 def test_the_command_on_the_shipped_weights(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(module, "DEMO_SAMPLES", SAMPLES)
     monkeypatch.setattr(module, "measure_speed", lambda synth, pairs: dict(SPEED))
     out = tmp_path / "demo"
     assert main(["demo", "--out", str(out), "--kimg", "0.064"]) == 0

@@ -123,7 +123,7 @@ def test_nothing_is_handed_back_outside(monkeypatch: pytest.MonkeyPatch) -> None
 def test_what_cannot_be_given_back_is_not_asked_for_again(
     library: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fragments of an earlier, larger job: asking at every step made small ones half as slow again."""
+    """Fragments of an earlier, larger job; asking at every step slowed small ones by a third."""
     idle = 3 * memory.SPARE
     monkeypatch.setattr(memory, "_idle", lambda library: idle)
     monkeypatch.setattr(memory, "_users", 1)

@@ -24,9 +24,9 @@ import defectgen.synthesizer
 from defectgen import Backbone, DefectSynthesizer
 from defectgen.augment.pipe import AdaptiveProbability
 from defectgen.losses import discriminator_logistic
-from defectgen.training import backbone_task, callbacks, defect_task
+from defectgen.training import backbone_task, callbacks, defect_start, defect_task
 
-BATCH, ITERATIONS, WARM = 4, 16, 4
+BATCH, ITERATIONS, WARM = 4, 13, 4
 BUSY = {
     "warm_kimg": WARM * BATCH / 1000,
     "r1_interval": 2,
@@ -52,6 +52,7 @@ def make_busy(patch) -> None:
     changed(defectgen.synthesizer, "defect_training", BUSY)
     for task in (backbone_task, defect_task):
         patch(task, "AdaptiveProbability", partial(AdaptiveProbability, p=FIRST_P))
+    patch(defect_start, "START_CANDIDATES", 32)
     patch(callbacks, "RESUME_TICKS", 3)
     patch(callbacks, "SHEET_TICKS", 6)
 
