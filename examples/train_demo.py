@@ -22,8 +22,9 @@ from defectgen import Backbone, DefectBatch, DefectSynthesizer
 from defectgen.adapter import save_synthesizer
 from defectgen.data.example import ASSETS
 from defectgen.data.images import load_images, load_pairs
+from defectgen.metrics.swd import swd_scores
 from defectgen.networks.defect import receptive_radius
-from defectgen.scores import score_table, swd_scores
+from defectgen.scores import score_table
 from defectgen.weights import save_folder
 
 SAMPLES = 256

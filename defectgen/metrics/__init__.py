@@ -1,0 +1,1 @@
+"""Scores of generated images: tensors in, numbers out; pretrained networks come as arguments."""
