@@ -19,7 +19,8 @@ def command_line() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"defectgen {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_demo, _add_backbone, _add_fit, _add_sample, _add_info, _add_kernels):
+    adders = (_add_demo, _add_backbone, _add_fit, _add_sample, _add_evaluate, _add_info)
+    for add in (*adders, _add_kernels):
         add(commands)
     return parser
 
@@ -160,6 +161,31 @@ def _add_sample(commands: Any) -> None:
     parser.add_argument(
         "--normals", action="store_true", help="also the same parts without the defect"
     )
+    parser.add_argument("--device", help="torch device (default: a GPU if there is one)")
+
+
+def _add_evaluate(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "evaluate",
+        "Compare samples with real defects that were not trained on.",
+        "  defectgen evaluate models/scratch test/scratch test/masks\n"
+        "  defectgen evaluate models/scratch test/scratch test/masks --training photos/scratch "
+        "photos/masks --json scores.json",
+    )
+    parser.add_argument("model", metavar="MODEL", help="weights folder that fit has written")
+    parser.add_argument("real_imgs", metavar="REAL_IMGS", help="folder of real defects")
+    parser.add_argument("real_masks", metavar="REAL_MASKS", help="folder of their masks")
+    parser.add_argument(
+        "--training",
+        nargs=2,
+        metavar=("IMGS", "MASKS"),
+        help="what fit got: for memorization, IC-LPIPS and the copy-paste yardstick",
+    )
+    parser.add_argument("-n", type=int, default=200, metavar="N", help="samples (default: 200)")
+    parser.add_argument("--seed", type=int, default=0, help="sample i has the seed SEED + i")
+    parser.add_argument("--json", metavar="FILE", help="write the scores there, too")
+    _add_precision(parser)
     parser.add_argument("--device", help="torch device (default: a GPU if there is one)")
 
 

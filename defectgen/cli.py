@@ -238,6 +238,27 @@ def _sample(arguments: argparse.Namespace) -> None:
     print(f"{count} samples from seed {seed}: {arguments.out}")
 
 
+def _evaluate(arguments: argparse.Namespace) -> None:
+    import json
+
+    from defectgen.files import atomic_file
+    from defectgen.synthesizer import DefectSynthesizer
+
+    synth = DefectSynthesizer.from_pretrained(arguments.model, device=arguments.device)
+    synth.set_params(precision=arguments.precision)
+    found = synth.evaluate(
+        arguments.real_imgs,
+        arguments.real_masks,
+        training=arguments.training,
+        n=arguments.n,
+        seed=arguments.seed,
+    )
+    if arguments.json is not None:
+        with atomic_file(Path(arguments.json)) as temporary:
+            temporary.write_text(json.dumps(found.to_dict(), indent=1) + "\n", encoding="utf-8")
+    print(found.table())
+
+
 def _info(arguments: argparse.Namespace) -> None:
     from defectgen.info import describe
 
@@ -260,6 +281,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "train-backbone": _train_backbone,
     "fit": _fit,
     "sample": _sample,
+    "evaluate": _evaluate,
     "info": _info,
     "kernels": _kernels,
 }

@@ -27,6 +27,7 @@ from defectgen.estimator import (
     resolve_seed,
     run_precision,
 )
+from defectgen.evaluation import Evaluated
 from defectgen.networks.defect import DefectBranch
 from defectgen.networks.discriminator import Discriminator
 from defectgen.networks.synthesis import Generator
@@ -35,7 +36,7 @@ from defectgen.sampling import SAMPLE_BATCH, draw_defects, iter_defects
 from defectgen.training.defect_task import DefectTask
 
 
-class DefectSynthesizer(Parameters):
+class DefectSynthesizer(Evaluated, Parameters):
     """Unlimited pairs of defect image and exact mask, learned from 5 to 25 photos.
 
     Args:
@@ -77,10 +78,10 @@ class DefectSynthesizer(Parameters):
         device: str | torch.device | None = None,
         verbose: int = 1,
     ) -> None:
-        self.backbone, self.preset = backbone, preset
-        self.kimg, self.batch_size, self.warm_start = kimg, batch_size, warm_start
-        self.first_resolution, self.precision = first_resolution, precision
-        self.run_dir, self.seed, self.device, self.verbose = run_dir, seed, device, verbose
+        self.backbone, self.preset, self.precision = backbone, preset, precision
+        self.kimg, self.batch_size, self.first_resolution = kimg, batch_size, first_resolution
+        self.warm_start, self.run_dir, self.seed = warm_start, run_dir, seed
+        self.device, self.verbose = device, verbose
 
     # -- learning ----------------------------------------------------------------------------------
 
@@ -95,8 +96,7 @@ class DefectSynthesizer(Parameters):
             resume: go on with the run in ``run_dir``; begins one if there is none.
 
         Returns:
-            self, with ``branch_``, ``config_`` and ``history_`` set; also when training stops
-            early, then from the last good state.
+            self, with its attributes set; also when training stops early, from the last good state.
 
         Raises:
             ConfigError: for a parameter outside its rule.

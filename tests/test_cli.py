@@ -369,3 +369,25 @@ def test_a_bug_is_not_hidden(monkeypatch):
 
     with pytest.raises(ZeroDivisionError):
         patched(monkeypatch, action)
+
+
+def test_evaluate_prints_the_table_and_keeps_it(photos, models, tmp_path, capsys, monkeypatch):
+    import defectgen.evaluation as module
+    from defectgen import ConfigError
+
+    def missing():
+        raise ConfigError("extractor: needs a package; got none; install it")
+
+    monkeypatch.setattr(module, "find_extractor", missing)
+    monkeypatch.setattr(module, "st_lpips", missing)
+    pairs, file = (photos / "scratch", photos / "masks"), tmp_path / "scores.json"
+    words = ("-n", 6, "--seed", 3, "--training", *pairs, "--json", file)
+    assert run("evaluate", models / "scratch", *pairs, *words) == 0
+    captured = capsys.readouterr()
+    assert "| score | real | generated | copy-paste | good twins |" in captured.out
+    assert "left out: extractor: needs a package" in captured.err
+    saved = json.loads(file.read_text())
+    assert saved["settings"] | {"samples": 6, "seed": 3} == saved["settings"]
+    assert saved["scores"]["drift_far"]["copy-paste"] == 0
+    assert run("evaluate", models / "scratch", *pairs, "-n", 2) == 1
+    assert "n: " in capsys.readouterr().err

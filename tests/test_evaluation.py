@@ -1,0 +1,134 @@
+"""The table of scores: what stands in it, that it repeats, and that it knows better from worse."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from defectgen import ConfigError, DefectSynthesizer, NotFittedError
+from defectgen.evaluation import _Pairs, _Table
+from defectgen.metrics.report import PROTOCOLS, SETS
+
+
+class Pixels:
+    """Features that cost nothing: the picture at 4 x 4."""
+
+    name = "pixels"
+
+    def __call__(self, images):
+        return torch.nn.functional.adaptive_avg_pool2d(images, 4).flatten(1)
+
+
+class Edges:
+    """A perceptual distance that costs nothing."""
+
+    name = "edges"
+
+    def features(self, images):
+        return [torch.nn.functional.avg_pool2d(images, 2)]
+
+    def distance(self, a, b):
+        return (self.features(a)[0] - self.features(b)[0]).square().sum(1).mean((1, 2))
+
+
+CHEAP = {"extractor": Pixels(), "perceptual": Edges(), "n": 12}
+
+
+@pytest.fixture(scope="module")
+def found(fitted_synth, defects):
+    return fitted_synth.evaluate(*defects(8, seed=3), training=defects(6), **CHEAP)
+
+
+def test_every_score_has_a_protocol_and_known_columns(found):
+    bare = {name.partition("@")[0] for name in found.scores}
+    assert bare <= set(PROTOCOLS)
+    assert {"area", "swd", "kid", "kid_window", "memorization", "ic_lpips"} <= bare
+    assert {"kid@pixels", "memorization@pixels", "masked_diversity@edges"} <= set(found.scores)
+    assert all(set(columns) <= set(SETS) for columns in found.scores.values())
+    assert set(found.scores["kid@pixels"]) == {"generated", "copy-paste", "good twins"}
+    assert set(found.errors["kid@pixels"]) == set(found.scores["kid@pixels"])
+
+
+def test_the_table_shows_scores_errors_protocols_and_settings(found):
+    text = found.table()
+    for name in found.scores:
+        assert f"\n| {name} |" in text
+        assert f"- **{name.partition('@')[0]}**: " in text
+    value, error = (x["kid@pixels"]["generated"] for x in (found.scores, found.errors))
+    assert f"{value:.4g} ± {error:.2g}" in text
+    assert "samples 12, seed 0, real 8, training 6, data sha256:" in text
+    assert json.loads(json.dumps(found.to_dict()))["settings"]["real"] == 8
+
+
+def test_the_same_arguments_give_the_same_numbers(found, fitted_synth, defects):
+    again = fitted_synth.evaluate(*defects(8, seed=3), training=defects(6), **CHEAP)
+    assert again == found
+    other = fitted_synth.evaluate(*defects(8, seed=3), training=defects(6), **CHEAP, seed=50)
+    assert other.scores["swd"] != found.scores["swd"]
+
+
+def test_defects_are_nearer_to_real_ones_than_goods(defects, product):
+    """The yardsticks are in the right order: other real defects beat parts without any."""
+    real, known = (_Pairs(*defects(12, seed=seed), 32, 3) for seed in (3, 4))
+    images, masks = defects(12, seed=5)
+    goods = product(12, seed=6).float() / 255
+    table = _Table(real, {"generated": (images.float() / 255, masks, goods)}, known)
+    table.features(Pixels())
+    table.diversity(Edges())
+    table.masks()
+    for name in ("kid@pixels", "kid_window@pixels"):
+        assert table.scores[name]["generated"] < table.scores[name]["good twins"]
+    assert table.scores["area"]["generated"] == pytest.approx(table.scores["area"]["real"])
+    assert table.scores["position_overlap"]["generated"] == pytest.approx(1)
+    assert "real" not in table.scores["area_ratio"]
+    copied = _Table(real, {"generated": (known.images, known.masks, goods)}, known)
+    copied.features(Pixels())
+    assert copied.scores["memorization@pixels"]["generated"] == 1
+
+
+def test_pastes_stand_on_the_good_twins(found):
+    assert found.scores["change_iou"]["copy-paste"] > 0.9
+    assert found.scores["drift_far"]["copy-paste"] == 0
+
+
+def test_without_training_images_their_scores_are_left_out(fitted_synth, defects):
+    found = fitted_synth.evaluate(*defects(8, seed=3), **CHEAP)
+    bare = {name.partition("@")[0] for name in found.scores}
+    assert not bare & {"memorization", "ic_lpips"}
+    assert all("copy-paste" not in columns for columns in found.scores.values())
+
+
+def test_without_extras_what_needs_none_is_left(fitted_synth, defects, monkeypatch):
+    import defectgen.evaluation as module
+
+    def missing():
+        raise ConfigError("extractor: needs a package; got none; install it")
+
+    said = []
+    monkeypatch.setattr(module, "find_extractor", missing)
+    monkeypatch.setattr(module, "st_lpips", missing)
+    monkeypatch.setattr(module, "say", lambda text, verbose: said.append(text))
+    found = fitted_synth.evaluate(*defects(8, seed=3), n=6)
+    assert not any("@" in name for name in found.scores)
+    assert len(said) == 2
+    assert all("left out" in text and "install it" in text for text in said)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"n": 5}, "^n: "),
+        ({"extractor": "lite1"}, "^extractor: 'auto', None, or an object"),
+        ({"perceptual": "vgg"}, "^perceptual: 'auto', None, or an object"),
+    ],
+)
+def test_bad_arguments_are_named(fitted_synth, defects, bad, message):
+    with pytest.raises(ConfigError, match=message):
+        fitted_synth.evaluate(*defects(8, seed=3), **{**CHEAP, **bad})
+
+
+def test_an_object_that_was_never_fitted_says_so(fitted_backbone, defects):
+    with pytest.raises(NotFittedError):
+        DefectSynthesizer(fitted_backbone).evaluate(*defects(8))
