@@ -31,7 +31,7 @@ from defectgen.writer import METADATA_NAME, write_samples
 
 _logger = logging.getLogger("defectgen")
 
-#: Thousands of training images of one demo, about four minutes on two CPU cores: continued, and
+#: Thousands of training images of one demo, two to four minutes on two CPU cores: continued, and
 #: from scratch, where four fifths are of the faster reconstruction kind.
 DEMO_KIMG, SCRATCH_KIMG = 4.0, 8.0
 #: Pairs drawn, scored and written.
@@ -57,7 +57,7 @@ def demo(
         out: new or empty, or the output of an earlier demo.
         from_scratch: train the defect branch from nothing instead of going on with the shipped one.
             Both stand on the shipped backbone, which is not changed.
-        kimg: training budget, thousands of images; None takes about four minutes on two cores.
+        kimg: training budget, thousands of images; None takes two to four minutes on two cores.
         seed: of training and samples.
 
     Raises:
