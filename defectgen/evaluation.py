@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from torch import Tensor
 
+from defectgen import __version__
+from defectgen.adapter import synthesizer_tensors
 from defectgen.batch import DefectBatch
 from defectgen.checks import check_range
 from defectgen.data.images import load_pairs
@@ -23,31 +25,21 @@ from defectgen.metrics.paste import copy_paste, windows
 from defectgen.metrics.perceptual import Perceptual, st_lpips
 from defectgen.metrics.report import PROTOCOLS, Evaluation
 from defectgen.metrics.swd import swd_scores
-from defectgen.networks.defect import DefectBranch, receptive_radius
+from defectgen.networks.defect import receptive_radius
+from defectgen.networks.precision import resolve_precision
+from defectgen.weights import tensor_digest
 
 if TYPE_CHECKING:
-    from defectgen.backbone import Backbone
+    from defectgen.synthesizer import DefectSynthesizer
 
 _M = TypeVar("_M")
-
-
-class _Sampler(Protocol):
-    """What :class:`Evaluated` asks of the class it is mixed into."""
-
-    backbone_: Backbone
-    branch_: DefectBranch
-    verbose: int
-
-    def iter_samples(
-        self, n: int, *, return_normals: bool = ..., seed: int | None = ...
-    ) -> Iterator[DefectBatch]: ...
 
 
 class Evaluated:
     """Gives a synthesizer its method ``evaluate``."""
 
     def evaluate(
-        self: _Sampler,
+        self,
         real_imgs: ImageSource,
         real_masks: ImageSource,
         *,
@@ -64,7 +56,7 @@ class Evaluated:
         the real defects than its twins, and not farther than pasting.
 
         Args:
-            real_imgs: real defects, as for ``fit``; at least 2, for KID at least 6.
+            real_imgs: real defects, as for ``fit``; at least 2; KID wants 3, density 6.
             real_masks: their masks.
             training: images and masks that ``fit`` got; without them memorization, IC-LPIPS and
                 copy-paste are left out.
@@ -82,16 +74,18 @@ class Evaluated:
             ConfigError: a number is out of bounds, or an extractor is no such thing.
             ImageError, MaskError: listing every unusable file.
         """
+        synth = cast("DefectSynthesizer", self)
         check_range("n", n, low=6, integer=True)
-        features = _found(extractor, find_extractor, "extractor", self.verbose)
-        distance = _found(perceptual, st_lpips, "perceptual", self.verbose)
-        # Drawn first: an object that was never fitted says so here.
-        batches = list(self.iter_samples(n, return_normals=True, seed=seed))
-        shape = self.backbone_.fitted().config
-        size = shape.resolution, shape.channels
+        features = _found(extractor, find_extractor, "extractor", synth.verbose)
+        distance = _found(perceptual, st_lpips, "perceptual", synth.verbose)
+        # Asked first, drawn last: an object that was never fitted says so before files are read.
+        batches = synth.iter_samples(n, return_normals=True, seed=seed)
+        network = synth.backbone_.fitted()
+        side = network.config.resolution
+        size = side, network.config.channels
         real = _Pairs(real_imgs, real_masks, *size)
         known = None if training is None else _Pairs(*training, *size)
-        images, masks, normals = DefectBatch.concat(batches).triplets()
+        images, masks, normals = DefectBatch.concat(list(batches)).triplets()
         drawn = {"generated": (images.float(), masks, normals.float())}
         if known is not None:
             drawn["copy-paste"] = copy_paste(
@@ -99,7 +93,7 @@ class Evaluated:
             )
         table = _Table(real, drawn, known)
         table.masks()
-        table.changes(receptive_radius(self.branch_.resolutions[0], shape.resolution))
+        table.changes(receptive_radius(synth.branch_.resolutions[0], side))
         table.patches()
         if features is not None:
             table.features(features)
@@ -111,6 +105,10 @@ class Evaluated:
             "real": len(real.images),
             "training": 0 if known is None else len(known.images),
             "data": real.digest,
+            "model": tensor_digest(synthesizer_tensors(synth)),
+            "backbone": synth.backbone_digest_,
+            "precision": resolve_precision(synth.precision, network.mapping.w_avg.device),
+            "defectgen": __version__,
         }
         return Evaluation(scores=table.scores, errors=table.errors, settings=settings)
 

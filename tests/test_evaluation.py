@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from defectgen import ConfigError, DefectSynthesizer, NotFittedError
+from defectgen import ConfigError, DefectSynthesizer, NotFittedError, __version__
 from defectgen.evaluation import _Pairs, _Table
 from defectgen.metrics.report import PROTOCOLS, SETS
 
@@ -59,6 +59,8 @@ def test_the_table_shows_scores_errors_protocols_and_settings(found):
     value, error = (x["kid@pixels"]["generated"] for x in (found.scores, found.errors))
     assert f"{value:.4g} ± {error:.2g}" in text
     assert "samples 12, seed 0, real 8, training 6, data sha256:" in text
+    assert found.settings["model"].startswith("sha256:")
+    assert (found.settings["precision"], found.settings["defectgen"]) == ("fp32", __version__)
     assert json.loads(json.dumps(found.to_dict()))["settings"]["real"] == 8
 
 

@@ -6,26 +6,13 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
+from score_pictures import SIDE, eight_bit, textured
 
 from defectgen.batch import DefectBatch
 from defectgen.data.images import PairSet
 from defectgen.errors import ConfigError
 from defectgen.rng import generator
 from defectgen.scores import PROTOCOLS, score_table
-
-SIDE = 32
-
-
-def textured(count: int, seed: int, channels: int = 3) -> torch.Tensor:
-    """Smooth random pictures (count, channels, SIDE, SIDE) in [0.1, 0.9]."""
-    coarse = torch.rand(count, channels, 10, 10, generator=generator(seed, "scores"))
-    smooth = F.interpolate(coarse, size=SIDE, mode="bicubic", align_corners=False)
-    return (0.1 + 0.8 * smooth).clamp(0.1, 0.9)
-
-
-def eight_bit(images: torch.Tensor) -> torch.Tensor:
-    return (images * 255).round().to(torch.uint8)
 
 
 def square(count: int, first: int = 8, last: int = 16) -> torch.Tensor:

@@ -45,7 +45,8 @@ class Evaluation:
         scores: name -> column of :data:`SETS` -> number; what is undefined or was not asked for is
             left out. A name with "@" ends in the network that measured.
         errors: the same for standard errors, where a score has one.
-        settings: how many images of each kind, the seed, and the digest of the real pairs.
+        settings: how many images of each kind, seed, precision, version, and the digests of the
+            real pairs, the synthesizer and its backbone.
     """
 
     scores: dict[str, dict[str, float]]
