@@ -80,9 +80,8 @@ class Evaluated:
         distance = _found(perceptual, st_lpips, "perceptual", synth.verbose)
         # Asked first, drawn last: an object that was never fitted says so before files are read.
         batches = synth.iter_samples(n, return_normals=True, seed=seed)
-        network = synth.backbone_.fitted()
-        side = network.config.resolution
-        size = side, network.config.channels
+        shape = synth.backbone_.fitted().config
+        size = side, _ = shape.resolution, shape.channels
         real = _Pairs(real_imgs, real_masks, *size)
         known = None if training is None else _Pairs(*training, *size)
         images, masks, normals = DefectBatch.concat(list(batches)).triplets()
@@ -99,17 +98,7 @@ class Evaluated:
             table.features(features)
         if distance is not None:
             table.diversity(distance)
-        settings = {
-            "samples": n,
-            "seed": seed,
-            "real": len(real.images),
-            "training": 0 if known is None else len(known.images),
-            "data": real.digest,
-            "model": tensor_digest(synthesizer_tensors(synth)),
-            "backbone": synth.backbone_digest_,
-            "precision": resolve_precision(synth.precision, network.mapping.w_avg.device),
-            "defectgen": __version__,
-        }
+        settings = {"samples": n, "seed": seed, **_settings(synth, real, known)}
         return Evaluation(scores=table.scores, errors=table.errors, settings=settings)
 
 
@@ -122,6 +111,20 @@ class _Pairs:
         pairs = load_pairs(images, masks, resolution=resolution, channels=channels)
         self.bytes, self.digest = pairs.images, pairs.digest
         self.images, self.masks = pairs.images.float() / 255, pairs.masks.bool()
+
+
+def _settings(synth: DefectSynthesizer, real: _Pairs, known: _Pairs | None) -> dict[str, object]:
+    """What was compared with what, for the record."""
+    device = synth.backbone_.fitted().mapping.w_avg.device
+    return {
+        "real": len(real.images),
+        "training": 0 if known is None else len(known.images),
+        "data": real.digest,
+        "model": tensor_digest(synthesizer_tensors(synth)),
+        "backbone": synth.backbone_digest_,
+        "precision": resolve_precision(synth.precision, device),
+        "defectgen": __version__,
+    }
 
 
 _Drawn = dict[str, tuple[Tensor, Tensor, Tensor]]
