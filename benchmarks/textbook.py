@@ -25,7 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from defectgen.networks.defect import DefectAwareResBlock, DefectBranch, DefectPass
+from defectgen.networks.defect import DefectBranch, DefectPass
+from defectgen.networks.defect_block import DefectAwareResBlock
 from defectgen.networks.discriminator import Discriminator
 from defectgen.networks.layers import Conv2d, Linear, ModulatedLayer, ToChannels, minibatch_std
 from defectgen.networks.synthesis import SynthesisBlock, SynthesisNetwork

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         TrainingWarning,
         WeightsError,
     )
-    from defectgen.networks.defect import DefectAwareResBlock
+    from defectgen.networks.defect_block import DefectAwareResBlock
     from defectgen.synthesizer import DefectSynthesizer
 
 __version__ = "0.1.0"
@@ -55,7 +55,7 @@ __all__ = [
 # Names that do not live in defectgen.errors, and the module that defines each.
 _MODULES = {
     "Backbone": "defectgen.backbone",
-    "DefectAwareResBlock": "defectgen.networks.defect",
+    "DefectAwareResBlock": "defectgen.networks.defect_block",
     "DefectBatch": "defectgen.batch",
     "DefectSynthesizer": "defectgen.synthesizer",
 }

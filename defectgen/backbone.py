@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from defectgen import backbone_fit as steps
 from defectgen.augment.policy import POLICIES, AugmentPolicy
 from defectgen.augment.symmetry import with_symmetries
-from defectgen.backbone_fit import build_task, choose_policy, new_networks, run_task
 from defectgen.checks import check_channels, check_range, check_resolution
 from defectgen.config import (
     BackboneConfig,
@@ -33,7 +33,6 @@ from defectgen.estimator import (
     resolve_seed,
     run_precision,
 )
-from defectgen.messages import say
 from defectgen.networks.discriminator import Discriminator
 from defectgen.networks.synthesis import Generator
 from defectgen.rng import sample_seeds
@@ -113,7 +112,7 @@ class Backbone(Parameters, nn.Module):
             if resolution is not None:
                 check_resolution(resolution)
             shape = backbone_config(resolution or 256, channels, preset)
-            self.generator, self.discriminator = new_networks(shape, seed or 0)
+            self.generator, self.discriminator = steps.new_networks(shape, seed or 0)
             self.freeze()
 
     # -- learning ----------------------------------------------------------------------------------
@@ -140,10 +139,11 @@ class Backbone(Parameters, nn.Module):
         resumed = load_resumed(run_dir, resume, self.verbose)
         side = self.resolution or (256 if self.preset else None)
         data = load_images(good_images, resolution=side, channels=self.channels)
-        config = backbone_config(int(data.images.shape[-1]), self.channels, self.preset)
-        policy, reason = choose_policy(self.augment, self.preset, data.images)
-        say(f"augmentation: {reason}", self.verbose)
+        side = int(data.images.shape[-1])
+        policy, reason = steps.choose_policy(self.augment, self.preset, data.images, self.verbose)
+        layout = steps.choose_layout(self.preset, data.images, self.verbose)
         images = data.images if self.preset else with_symmetries(data.images, policy)
+        config = backbone_config(side, self.channels, self.preset, layout=layout, codes=len(images))
         device = resolve_device(self.device)
         train = backbone_training(
             config,
@@ -152,16 +152,12 @@ class Backbone(Parameters, nn.Module):
             batch_size=self.batch_size,
             seed=resolve_seed(self.seed, resumed),
             precision=run_precision(self.precision, device, resumed),
+            layout=layout,
         )
-        decided = {
-            "backbone": config.to_dict(),
-            "training": train.to_dict(),
-            "augment": {"policy": policy.to_dict(), "reason": reason},
-            "data": {"digest": data.digest, "images": len(data.names), "shown": len(images)},
-        }
-        task = build_task(config, train, images, policy, device)
+        task = steps.build_task(config, train, images, policy, device)
+        decided = steps.decisions(task, data, policy, reason, layout)
         try:
-            run_task(task, data, policy, run_dir, resumed, self.verbose)
+            steps.run_task(task, data, policy, run_dir, resumed, self.verbose)
         except (TrainingError, KeyboardInterrupt):
             self._take_over(task, decided)
             raise
@@ -290,7 +286,7 @@ class Backbone(Parameters, nn.Module):
             backbone.config_ = config["config"]
         backbone.history_ = []
         unclaimed(tensors, ("generator", "discriminator"))
-        network, judge = new_networks(shape, 0)
+        network, judge = steps.new_networks(shape, 0)
         load_strict(network, tensors, "generator", str(folder))
         load_strict(judge, tensors, "discriminator", str(folder))
         backbone.generator, backbone.discriminator = network, judge

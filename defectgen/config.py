@@ -72,12 +72,14 @@ class BackboneConfig(_Record):
     channels: int = 3  # 3: RGB, 1: grey
     z_dim: int = 512
     w_dim: int = 512
-    mapping_layers: int = 2
+    mapping_layers: int = 2  # 0: linear
+    mapping_codes: int = 0  # z blends so many learned codes instead
     channel_base: int = 16384  # width at r px: min(channel_base / r, channel_max)
     channel_max: int = 512
     minibatch_group: int = 4  # samples over which minibatch standard deviation is taken
     clamp: float | None = None  # limit of activations in convolution layers (half precision)
     half_resolutions: int = 0  # this many top resolutions run in fp16 on a GPU
+    base_components: int = 0  # principal components of the goods below the blocks; 0: none
 
     def width(self, resolution: int) -> int:
         """Feature channels at this resolution."""
@@ -94,6 +96,8 @@ class DefectConfig(_Record):
     gate: str = "straight_through"  # gradient of the gate: straight_through or hard
     contained: bool = True  # gates open only inside the final mask
     mask_steepness: float = 2.0  # the losses see tanh(mask_steepness * logits)
+    known: int = 0  # masks come from so many training pairs; 0: from the ToMask head
+    moves: str = ""  # operations of the augmentation policy that may move these masks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,9 +125,10 @@ class TrainConfig(_Record):
     ada_cap: float | None = 0.8  # largest p; None: no cap, as published
     warm_learning_rate: float = 0.005
     anchor_weight: float = 0.0  # reconstruction term kept in the adversarial part
+    anchor_cell: int = 1  # side in pixels of the cells whose means the reconstruction compares
+    texture_weight: float = 0.0  # of the texture distance in reconstruction terms
     match_weight: float = 1.0
     match_augment: bool = False  # paired augmentation in front of D_match
-    composite_reals: bool = False  # real defects on rendered backgrounds for the discriminators
     mode_seeking_weight: float = 0.1
     mode_seeking_epsilon: float = 1e-3
     mask_bias: bool = True  # start the mask logits at the mean real area
@@ -137,12 +142,14 @@ def check_preset(preset: str | None) -> None:
         )
 
 
-def backbone_config(resolution: int, channels: int, preset: str | None) -> BackboneConfig:
+def backbone_config(
+    resolution: int, channels: int, preset: str | None, layout: str = "aligned", codes: int = 0
+) -> BackboneConfig:
     """Network shape for a resolution: the published widths, or narrower ones.
 
     Below 128 px an eighth of the published ``channel_base`` and a quarter of its ``channel_max``,
-    so that a CPU can train it; from 128 px up base 8192, at most 256 channels. Chosen for cost:
-    what they lose in quality has not been measured.
+    so that a CPU can train it; from 128 px up base 8192, at most 256 channels, chosen for cost.
+    ``layout``: "aligned" (one pose), "free" (many) or "texture". ``codes``: number of images.
     """
     check_preset(preset)
     if preset == "dfmgan":
@@ -158,13 +165,15 @@ def backbone_config(resolution: int, channels: int, preset: str | None) -> Backb
     return BackboneConfig(
         resolution=resolution,
         channels=channels,
-        # A few hundred images span few directions: in a small Z, and with four layers, the mapping
-        # network can learn where each of them lies (docs/lab-notes.md).
-        z_dim=8,
-        mapping_layers=4,
+        # Codes of a part in a fixed pose are normally distributed about their mean; so is the
+        # shading of a texture. Poses lie apart: between two of them codes are blended.
+        z_dim=8 if layout == "free" else 32,
+        mapping_layers=0,
+        mapping_codes=codes if layout == "free" else 0,
         w_dim=w_dim,
         channel_base=base,
         channel_max=widest,
+        base_components=32,
     )
 
 
@@ -178,7 +187,7 @@ def defect_config(
         return DefectConfig(
             first_resolution=first, gate="hard", contained=False, mask_steepness=10.0
         )
-    base, widest = (4096, 128) if backbone.resolution >= 128 else (1024, 64)
+    base, widest = (1024, 64) if backbone.resolution < 128 else (4096, 128)
     return DefectConfig(first_resolution=first, match_channel_base=base, match_channel_max=widest)
 
 
@@ -221,6 +230,7 @@ def backbone_training(
     batch_size: int | None,
     seed: int,
     precision: str = "fp32",
+    layout: str = "aligned",
 ) -> TrainConfig:
     """Resolve every number of backbone training from the data and what the user decided.
 
@@ -233,6 +243,8 @@ def backbone_training(
             here no number depends on how many GPUs there are.
         seed: of the run.
         precision: "fp32" or "bf16".
+        layout: of the images, as in :func:`backbone_config`. Grains of a texture have no places to
+            be learned, so its reconstruction is short and compares shading only.
     """
     if preset == "dfmgan":
         numbers = _published(config, 3000.0 if kimg is None else kimg, batch_size, seed)
@@ -240,9 +252,12 @@ def backbone_training(
     default = 36.0 if config.resolution < 128 else 500.0
     total = default if kimg is None else kimg
     recipe = _recipe(config, total, batch_size, seed)
-    return replace(
-        recipe, warm_kimg=round(total * 2 / 3, 3), anchor_weight=10.0, precision=precision
-    )
+    # A backbone begins as a mean image with its components; at a quarter of this rate the
+    # discriminator sees no difference for most of the budget (docs/lab-notes.md).
+    recipe = replace(recipe, learning_rate=0.002, precision=precision)
+    if layout == "texture":
+        return replace(recipe, warm_kimg=round(total / 10, 3), anchor_weight=2.0, anchor_cell=8)
+    return replace(recipe, warm_kimg=round(total / 3, 3), anchor_weight=10.0)
 
 
 def defect_training(
@@ -279,6 +294,6 @@ def defect_training(
         # by heart (docs/lab-notes.md).
         anchor_weight=50.0,
         match_augment=True,
-        composite_reals=True,
+        texture_weight=1.0,
         precision=precision,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,11 @@ from defectgen.estimator import Run, to_signed
 from defectgen.networks.defect import DefectBranch
 from defectgen.networks.discriminator import Discriminator
 from defectgen.networks.precision import in_precision
+from defectgen.placement import allowed_moves
 from defectgen.sampling import defect_sheet
-from defectgen.training.defect_start import new_networks, set_mask_bias
+from defectgen.training.defect_start import continued, new_networks, set_mask_bias
 from defectgen.training.defect_task import DefectTask
+from defectgen.training.imposed_task import ImposedTask
 from defectgen.training.phases import Batch
 
 
@@ -74,9 +76,18 @@ def build_task(
         images, masks = with_symmetries(images, policy), with_symmetries(masks, policy)
     if learned is None:
         shape = defect_config(network.config, preset, first_resolution)
+        if preset is None:
+            layout = backbone.config_["data"].get("layout", "free")
+            moves = allowed_moves(policy, turned=layout != "texture")
+            shape = replace(shape, known=len(images), moves=moves)
         branch, judges = new_networks(network.config, shape, judge, train.seed)
     else:
-        branch = copy.deepcopy(learned.branch)
+        if bool(learned.branch.config.known) == (preset == "dfmgan"):
+            raise ConfigError(
+                "warm_start: the preset with which the branch was learned; got "
+                f"preset={preset!r}; take the other one, or warm_start=False."
+            )
+        branch = continued(learned.branch, network.config, len(images))
         begins = branch.resolutions[0]
         if first_resolution not in (None, begins):
             raise ConfigError(
@@ -86,14 +97,14 @@ def build_task(
         judges = copy.deepcopy(learned.judge), copy.deepcopy(learned.matching)
     for module in (branch, *judges):
         module.to(device)
-    if learned is None and train.mask_bias:
+    known = branch.known is not None
+    if learned is None and train.mask_bias and not known:
         set_mask_bias(network, branch, float(pairs.masks.float().mean()), train.seed)
     real, real_masks = to_signed(images, device), masks.to(device).bool()
-    task = DefectTask(network, branch, judges, train, real, real_masks, AugmentPipe(policy))
-    # Another preset shows the same pairs in another number of copies, or uses no codes.
-    known = learned.codes if learned is not None and learned.knows(pairs) else {}
-    if known and len(known["defects"]) == len(task.defects.table):
-        task.load_codes(known)
+    kind = ImposedTask if known else DefectTask
+    task = kind(network, branch, judges, train, real, real_masks, AugmentPipe(policy))
+    if learned is not None and learned.knows(pairs):
+        task.load_codes(learned.codes)
     return task
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -14,9 +15,11 @@ from defectgen.data.images import ImageSet, PairSet
 from defectgen.memory import kept_memory
 from defectgen.networks.defect import DefectBranch
 from defectgen.networks.layers import constant_weights
+from defectgen.networks.mapping import CodeMapping, blend
 from defectgen.networks.precision import in_precision, resolve_precision
 from defectgen.networks.synthesis import Generator
-from defectgen.rng import SampleNoise, latents, sample_seeds
+from defectgen.placement import moves_from, place_masks
+from defectgen.rng import SampleNoise, generator, latents, sample_seeds
 from defectgen.sheet import SheetRow, contact_sheet
 
 #: Samples per forward pass unless the caller decides; results do not depend on it.
@@ -68,9 +71,17 @@ def draw_defects(
             nothing, torch.zeros(0, 1, side, side, dtype=torch.bool), nothing if normals else None
         )
     objects = network.mapping(latents(seeds, dim, "object").to(device), psi=psi)
-    defects = branch.mapping(latents(seeds, dim, "defect").to(device), psi=psi)
-    hook = branch.start(branch.broadcast(defects), noise)
-    ws = network.broadcast(objects)
+    z = latents(seeds, dim, "defect").to(device)
+    defects, ws = branch.mapping(z, psi=psi), network.broadcast(objects)
+    masks, told = None, cast(tuple[Tensor, ...], ())
+    if branch.known is not None:
+        base, sources = network.synthesis.base, [generator(seed, "place") for seed in seeds]
+        scene = None if base is None else base(objects)
+        moves = moves_from(branch.config.moves)
+        weights = blend(z, cast(CodeMapping, branch.mapping).keys)
+        masks, example = place_masks(branch.known, moves, weights, scene, sources)
+        told = (example,) if scene is None else (example, scene)
+    hook = branch.start(branch.broadcast(defects), noise, masks, told)
     image = network.synthesis(ws, noise, hook)
     twin = to_unit(network.synthesis(ws, noise)) if normals else None
     return DefectBatch(to_unit(image), hook.mask.cpu(), twin, None, tuple(seeds))

@@ -119,9 +119,9 @@ def _shrink(patch: pytest.MonkeyPatch) -> None:
     backbone_config = defectgen.backbone.backbone_config
     defect_config = defectgen.defect_fit.defect_config
 
-    def small_backbone(resolution, channels, preset):
+    def small_backbone(*arguments, **options):
         sizes = {"z_dim": 8, "w_dim": 16, "channel_base": 256, "channel_max": 16}
-        return replace(backbone_config(resolution, channels, preset), **sizes)
+        return replace(backbone_config(*arguments, **options), **sizes)
 
     def small_defect(*arguments):
         shape = defect_config(*arguments)

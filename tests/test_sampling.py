@@ -9,11 +9,12 @@ from torch import nn
 
 import defectgen.sampling
 from defectgen.config import BackboneConfig, DefectConfig
-from defectgen.networks.defect import DefectBranch, initial_mask_bias, receptive_radius
+from defectgen.networks.defect import DefectBranch, receptive_radius
 from defectgen.networks.layers import ModulatedLayer
 from defectgen.networks.synthesis import Generator
 from defectgen.rng import SampleNoise, latents, sample_seeds
 from defectgen.sampling import draw_defects
+from defectgen.training.defect_start import initial_mask_bias
 
 WIDTHS = {"narrow": (16, 256, 16), "wide": (64, 2048, 128)}  # W, channel base, widest
 

@@ -486,14 +486,17 @@ def test_preset_renders_no_backgrounds_for_codes_it_does_not_use(
         patch.setattr(start, "object_codes", never)
         synth = DefectSynthesizer(fitted_backbone, preset="dfmgan", **SHORT).fit(*defects(4))
     assert synth.codes_ == {}
-    # The default needs codes: going on from such a branch it learns them first, on any pairs.
-    synth.set_params(preset=None, warm_start=True).fit(*defects(4))
-    assert synth.config_["training"]["warm_kimg"] > 0
-    assert len(synth.codes_["defects"]) >= 4
-    synth.fit(*defects(4))
-    assert synth.config_["training"]["warm_kimg"] == 0
-    # And the preset goes on from a branch with codes.
-    synth.set_params(preset="dfmgan").fit(*defects(4))
+    synth.set_params(warm_start=True).fit(*defects(4))  # goes on
+
+
+@pytest.mark.parametrize("presets", [(None, "dfmgan"), ("dfmgan", None)], ids=str)
+def test_warm_start_with_another_preset_is_refused(fitted_backbone, defects, tiny, presets):
+    first, second = presets
+    synth = DefectSynthesizer(fitted_backbone, preset=first, warm_start=True, **SHORT)
+    synth.fit(*defects(4)).set_params(preset=second)
+    with pytest.raises(ConfigError, match="^warm_start: the preset") as error:
+        synth.fit(*defects(4))
+    assert one_sentence(error)
 
 
 def test_preset_resolves_the_published_numbers_and_widths():

@@ -68,6 +68,26 @@ def warp_mask(
     return _where_moved(masks, matrices, _resample_bilinear)
 
 
+def bend(images: Tensor, fields: Tensor) -> Tensor:
+    """Displace the pixels of each image by a smooth field, bilinear, with endless reflection.
+
+    Args:
+        images: (N, C, H, W) floating.
+        fields: (N, 2, k, k), shifts in x and y at k x k points, in pixels; cubic in between.
+
+    Returns:
+        (N, C, H, W), same dtype and device.
+    """
+    height, width = images.shape[2:]
+    shifts = F.interpolate(fields, (height, width), mode="bicubic", align_corners=True)
+    eye = torch.eye(3, device=images.device).expand(len(images), 3, 3)
+    x = torch.arange(width, device=images.device, dtype=torch.float32)
+    y = torch.arange(height, device=images.device, dtype=torch.float32)
+    grid = _grid(eye, x=x, y=y, shape=(height, width))
+    steps = torch.tensor([2 / (width - 1), 2 / (height - 1)], device=images.device)
+    return sample(images, (grid + shifts.movedim(1, 3) * steps).to(images.dtype))
+
+
 def _where_moved(
     images: Tensor, matrices: Tensor, resample: Callable[[Tensor, Tensor], Tensor]
 ) -> Tensor:

@@ -9,7 +9,6 @@ With F_r the features after manipulation, B_r the frozen backbone block and R_r 
 
 from __future__ import annotations
 
-import math
 from typing import cast
 
 import torch
@@ -18,106 +17,16 @@ from torch import Tensor, nn
 
 from defectgen.config import BackboneConfig, DefectConfig
 from defectgen.errors import ConfigError
-from defectgen.networks.layers import ModulatedLayer, ToChannels, initialize, two_layers
-from defectgen.networks.mapping import MappingNetwork
+from defectgen.networks.defect_block import DefectAwareResBlock
+from defectgen.networks.known import PLANES, KnownDefects, mask_planes
+from defectgen.networks.layers import initialize
+from defectgen.networks.mapping import CodeMapping, MappingNetwork
 from defectgen.ops import masked_add
 from defectgen.ops.masked_add import upsample_logits
-from defectgen.rng import Noise, generator
+from defectgen.rng import Noise
 
-
-class DefectAwareResBlock(nn.Module):
-    """One manipulated resolution r: residual features, mask head, gate and addition.
-
-    Usable alone, beside any block that maps (N, I, r/2, r/2) to (N, C, r, r).
-
-    Args:
-        in_channels: I, channels of the features that enter the backbone's block.
-        out_channels: C, channels of the features that leave it.
-        w_dim: W, size of the defect latent.
-        resolution: r, pixels.
-        has_mask: build the ToMask head; the first manipulated resolution has one.
-        gate: "hard" or "straight_through", see :func:`defectgen.ops.masked_add`.
-        clamp: limit of activations and mask logits.
-        seed: of the initial weights.
-
-    Source: DFMGAN, figure 2 and section "Defect-aware residual blocks".
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        w_dim: int,
-        resolution: int,
-        *,
-        has_mask: bool = False,
-        gate: str = "hard",
-        clamp: float | None = 256.0,
-        seed: int = 0,
-    ) -> None:
-        super().__init__()
-        self.resolution, self.gate = resolution, gate
-        name = f"defect{resolution}"
-        self.conv0 = ModulatedLayer(
-            f"{name}.conv0", in_channels, out_channels, w_dim, resolution, up=2, clamp=clamp
-        )
-        self.conv1 = ModulatedLayer(
-            f"{name}.conv1", out_channels, out_channels, w_dim, resolution, clamp=clamp
-        )
-        self.to_mask = ToChannels(out_channels, 1, w_dim, clamp=clamp) if has_mask else None
-        self.reset(generator(seed, name))
-
-    def reset(self, source: torch.Generator) -> None:
-        """Draw all weights from one generator."""
-        initialize(self, source)
-
-    def features(self, x_in: Tensor, ws: Tensor, noise: Noise) -> Tensor:
-        """H_r: x_in (N, I, r/2, r/2), ws (N, >=2, W) -> (N, C, r, r), not gated."""
-        return two_layers(self.conv0, self.conv1, x_in, ws, noise)
-
-    def logits(self, features: Tensor, w: Tensor) -> Tensor:
-        """m_r: ungated H_r (N, C, r, r) and w (N, W) -> mask logits (N, 1, r, r) in float32.
-
-        Computed in float32 (or float64) whatever the dtype of the features: in half precision the
-        logits near zero, where the mask is decided, would be rounded.
-
-        Raises:
-            TypeError: if the block was built without the head.
-        """
-        if self.to_mask is None:
-            raise TypeError(
-                f"logits: a block built with has_mask=True; this one at {self.resolution} px has "
-                "no ToMask head; take the logits of the first manipulated resolution."
-            )
-        exact = torch.promote_types(features.dtype, torch.float32)
-        return self.to_mask(features.to(exact), w)  # type: ignore[no-any-return]
-
-    def forward(
-        self,
-        x_in: Tensor,  # (N, I, r/2, r/2)
-        x_out: Tensor,  # (N, C, r, r)
-        ws: Tensor,  # (N, 3, W) with a head, (N, 2, W) without
-        noise: Noise,
-        *,
-        logits: Tensor | None = None,  # (N, 1, h, h), h <= r
-        within: Tensor | None = None,  # (N, 1, r, r) bool
-    ) -> tuple[Tensor, Tensor]:
-        """Manipulate the features of one resolution.
-
-        Args:
-            x_in: what enters the backbone's block.
-            x_out: what leaves it.
-            ws: defect latents for conv0, conv1 and, with a head, ToMask.
-            noise: source of the two noise planes.
-            logits: mask logits of this or a lower resolution; None asks the head.
-            within: where False the gate stays closed.
-
-        Returns:
-            The manipulated features (N, C, r, r), and the logits that gated them.
-        """
-        h = self.features(x_in.to(x_out.dtype), ws, noise)
-        m = self.logits(h, ws[:, 2]) if logits is None else logits
-        return masked_add(x_out, h, m, mode=self.gate, within=within), m
+#: Layers of the defect's mapping network where the backbone's is linear.
+MAPPING_LAYERS = 4
 
 
 class DefectBranch(nn.Module):
@@ -131,7 +40,12 @@ class DefectBranch(nn.Module):
         super().__init__()
         self.config = config
         self.final_resolution = backbone.resolution
-        self.mapping = MappingNetwork(backbone.z_dim, backbone.w_dim, backbone.mapping_layers)
+        dims = backbone.z_dim, backbone.w_dim
+        self.mapping: MappingNetwork | CodeMapping = (
+            CodeMapping(*dims, config.known)
+            if config.known
+            else MappingNetwork(*dims, backbone.mapping_layers or MAPPING_LAYERS)
+        )
         first = config.first_resolution
         if first < 8 or first > backbone.resolution or first & (first - 1):
             raise ConfigError(
@@ -145,6 +59,12 @@ class DefectBranch(nn.Module):
             r *= 2
         self.resolutions = tuple(resolutions)
         self.num_ws = max(3, 2 * len(resolutions))
+        told = PLANES + backbone.channels * (2 if backbone.base_components else 1)
+        self.known = (
+            KnownDefects(config.known, backbone.channels, backbone.resolution)
+            if config.known
+            else None
+        )
         self.blocks = nn.ModuleDict(
             {
                 str(r): DefectAwareResBlock(
@@ -152,7 +72,8 @@ class DefectBranch(nn.Module):
                     backbone.width(r),
                     backbone.w_dim,
                     r,
-                    has_mask=r == resolutions[0],
+                    has_mask=r == resolutions[0] and not config.known,
+                    planes=told if config.known else 0,
                     gate=config.gate,
                     clamp=backbone.clamp,
                 )
@@ -188,15 +109,23 @@ class DefectBranch(nn.Module):
         h = self.first.features(x_in, ws, noise)
         return upsample_logits(self.first.logits(h, ws[:, 2]), self.final_resolution)
 
-    def start(self, ws: Tensor, noise: Noise, imposed: Tensor | None = None) -> DefectPass:
+    def start(
+        self,
+        ws: Tensor,
+        noise: Noise,
+        imposed: Tensor | None = None,
+        told: tuple[Tensor, ...] = (),
+    ) -> DefectPass:
         """Return the hook for one forward pass of the backbone's synthesis network.
 
         Args:
             ws: (N, L, W) defect latents.
             noise: source of the noise planes of the residual layers.
             imposed: bool (N, 1, R, R); gates follow this mask instead of the predicted logits.
+            told: (N, C, R, R) each: an example of the defect inside the mask, and the base image of
+                the backbone, where it has one.
         """
-        return DefectPass(self, ws, noise, imposed)
+        return DefectPass(self, ws, noise, imposed, told)
 
 
 class DefectPass:
@@ -209,9 +138,15 @@ class DefectPass:
     """
 
     def __init__(
-        self, branch: DefectBranch, ws: Tensor, noise: Noise, imposed: Tensor | None
+        self,
+        branch: DefectBranch,
+        ws: Tensor,
+        noise: Noise,
+        imposed: Tensor | None,
+        told: tuple[Tensor, ...] = (),
     ) -> None:
         self.branch, self.ws, self.noise, self.imposed = branch, ws, noise, imposed
+        self.told = told
         self.gates: dict[int, Tensor] = {}
         self.logits: Tensor = ws.new_zeros(0)
         self.final_logits: Tensor = ws.new_zeros(0)
@@ -228,7 +163,7 @@ class DefectPass:
         block = self.branch.block(resolution)
         slot = 2 * self.branch.resolutions.index(resolution)
         ws = self.ws[:, slot : slot + 3]
-        h = block.features(x_in.to(x_out.dtype), ws, self.noise)
+        h = block.features(x_in.to(x_out.dtype), ws, self.noise, self._told(resolution))
         if block.to_mask is not None:
             self.logits = block.logits(h, ws[:, 2])
             self.final_logits = upsample_logits(self.logits, self.branch.final_resolution)
@@ -240,6 +175,19 @@ class DefectPass:
         within = self._contained(resolution) if self.branch.config.contained else None
         self.gates[resolution] = m.detach() >= 0 if within is None else (m.detach() >= 0) & within
         return masked_add(x_out, h, m, mode=block.gate, within=within)
+
+    def below(self, base: Tensor) -> Tensor:
+        """What lies below all features: the base image, inside the mask the example."""
+        if self.branch.known is None or self.imposed is None:
+            return base
+        return torch.where(self.imposed, self.told[0].to(base.dtype), base)
+
+    def _told(self, resolution: int) -> Tensor | None:
+        """What a block is told: planes of the mask, an example, and the base image."""
+        if self.branch.known is None or self.imposed is None:
+            return None
+        images = [F.adaptive_avg_pool2d(image, resolution) for image in self.told]
+        return torch.cat([mask_planes(self.imposed, resolution), *images], dim=1)
 
     def _contained(self, resolution: int) -> Tensor:
         """Cells of this resolution whose every image pixel lies in the final mask, bool."""
@@ -272,24 +220,3 @@ def receptive_radius(first_resolution: int, resolution: int) -> int:
         reach = max(reach, features, image)
         r *= 2
     return reach
-
-
-def initial_mask_bias(branch: DefectBranch, logits: Tensor, area: float) -> float:
-    """Offset for the mask head's bias so that a share ``area`` of these logits is >= 0.
-
-    Args:
-        branch: its ToMask bias is changed in place.
-        logits: (N, 1, r, r) logits the branch gives now.
-        area: mean area of the real masks, in (0, 1).
-
-    Returns:
-        The amount added to the bias; 0 if the logits are not finite.
-    """
-    # Logits of a fresh head vary by about one; a quantile makes the start independent of that.
-    level = torch.quantile(logits.detach().float().flatten(), 1 - min(max(area, 1e-4), 0.5))
-    offset = -float(level)
-    if not math.isfinite(offset):
-        return 0.0
-    with torch.no_grad():
-        cast(ToChannels, branch.first.to_mask).bias.add_(offset)
-    return offset

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from defectgen.networks.layers import Linear
@@ -11,8 +12,53 @@ from defectgen.networks.layers import Linear
 W_DECAY = 0.995
 
 
+#: Sharpness of the map from z to codes: large picks one code, small blends many.
+SHARPNESS = 12.0
+
+
+def blend(z: Tensor, keys: Tensor) -> Tensor:
+    """How much of each code is in z: softmax(beta * <key_i, z>), (N, Z), (n, Z) -> (N, n).
+
+    z is scaled to length sqrt(Z); keys are unit rows.
+    """
+    z = F.normalize(z, dim=1) * z.shape[1] ** 0.5
+    return torch.softmax(SHARPNESS * (z @ keys.t()), dim=1)
+
+
+class CodeMapping(nn.Module):
+    """z to a blend of learned codes: for few images, whose codes lie apart from each other.
+
+    Nadaraya-Watson regression (1964) with a kernel on the sphere; a network of some layers, fitted
+    to the same map, blurs it.
+
+    Attributes:
+        table: (n, W), one learned code for each training image.
+        keys: (n, Z), fixed unit rows: images that look alike have keys that lie close.
+        w_avg: as of `MappingNetwork`.
+    """
+
+    keys: Tensor
+    w_avg: Tensor
+
+    def __init__(self, z_dim: int, w_dim: int, codes: int) -> None:
+        super().__init__()
+        self.z_dim = z_dim
+        self.table = nn.Parameter(torch.zeros(codes, w_dim))
+        self.register_buffer("keys", torch.zeros(codes, z_dim))
+        self.register_buffer("w_avg", torch.zeros(w_dim))
+
+    def forward(self, z: Tensor, *, psi: float = 1.0, update_mean: bool = False) -> Tensor:
+        """z (N, Z) -> w (N, W); arguments as of `MappingNetwork`."""
+        w = blend(z, self.keys) @ self.table
+        if update_mean:
+            self.w_avg.lerp_(w.detach().mean(dim=0), 1 - W_DECAY)
+        return w if psi == 1.0 else torch.lerp(self.w_avg, w, psi)
+
+
 class MappingNetwork(nn.Module):
     """z, normalized by its root mean square, through lrelu layers of a hundredth of the rate.
+
+    With 0 layers the map is linear: w is as normal as z.
 
     Attributes:
         w_avg: (W,) running mean of w over training batches, the center of truncation.
@@ -23,9 +69,9 @@ class MappingNetwork(nn.Module):
     def __init__(self, z_dim: int, w_dim: int, layers: int) -> None:
         super().__init__()
         self.z_dim = z_dim
-        sizes = [z_dim] + [w_dim] * layers
+        sizes, act = [z_dim] + [w_dim] * max(1, layers), "lrelu" if layers else "linear"
         self.layers = nn.ModuleList(
-            Linear(a, b, act="lrelu", lr_mult=0.01) for a, b in zip(sizes, sizes[1:], strict=False)
+            Linear(a, b, act=act, lr_mult=0.01) for a, b in zip(sizes, sizes[1:], strict=False)
         )
         self.register_buffer("w_avg", torch.zeros(w_dim))
 

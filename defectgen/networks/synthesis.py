@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from defectgen.config import BackboneConfig
+from defectgen.networks.base import BaseImage
 from defectgen.networks.layers import ModulatedLayer, ToChannels, initialize, two_layers
-from defectgen.networks.mapping import MappingNetwork
+from defectgen.networks.mapping import CodeMapping, MappingNetwork
 from defectgen.networks.precision import PreciseBlock
 from defectgen.ops import upsample2d
 from defectgen.rng import Noise
@@ -23,6 +24,10 @@ class Residual(Protocol):
 
     def __call__(self, resolution: int, x_in: Tensor | None, x_out: Tensor) -> Tensor:
         """Return the features that replace ``x_out``; ``x_in`` is what entered the block."""
+        ...
+
+    def below(self, base: Tensor) -> Tensor:
+        """Return what replaces the base image, (N, C, R, R)."""
         ...
 
 
@@ -68,6 +73,7 @@ class SynthesisNetwork(nn.Module):
         self.resolutions = tuple(4 << k for k in range(count))
         self.num_ws = 2 * count
         self.blocks = nn.ModuleDict({str(r): SynthesisBlock(config, r) for r in self.resolutions})
+        self.base = BaseImage(config) if config.base_components else None
 
     def block(self, resolution: int) -> SynthesisBlock:
         """Return the block of this resolution."""
@@ -94,7 +100,11 @@ class SynthesisNetwork(nn.Module):
             rgb = block.to_rgb(y, ws[:, 2 * k + 1]).to(ws.dtype)
             image = rgb if image is None else upsample2d(image) + rgb
             x = y
-        return cast(Tensor, image).contiguous()  # there is always a block of 4 px
+        image = cast(Tensor, image)  # there is always a block of 4 px
+        if self.base is not None:
+            base = self.base(ws[:, 0])
+            image = image + (base if residual is None else residual.below(base))
+        return image.contiguous()
 
     def entering(self, resolution: int, ws: Tensor, noise: Noise) -> Tensor:
         """Features (N, I, r/2, r/2) that enter the block of this resolution, 8 px or more."""
@@ -114,7 +124,12 @@ class Generator(nn.Module):
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
         self.config = config
-        self.mapping = MappingNetwork(config.z_dim, config.w_dim, config.mapping_layers)
+        dims = config.z_dim, config.w_dim
+        self.mapping: MappingNetwork | CodeMapping = (
+            CodeMapping(*dims, config.mapping_codes)
+            if config.mapping_codes
+            else MappingNetwork(*dims, config.mapping_layers)
+        )
         self.synthesis = SynthesisNetwork(config)
 
     def reset(self, generator: torch.Generator) -> None:
@@ -122,6 +137,9 @@ class Generator(nn.Module):
         initialize(self, generator)
         with torch.no_grad():
             self.synthesis.block(4).const.normal_(generator=generator)
+            if self.synthesis.base is not None:  # the picture begins as the base
+                for resolution in self.synthesis.resolutions:
+                    self.synthesis.block(resolution).to_rgb.weight.zero_()
 
     def forward(self, z: Tensor, noise: Noise, *, psi: float = 1.0) -> Tensor:
         """z (N, Z) -> image (N, C, R, R), nominally in [-1, 1]."""

@@ -11,15 +11,13 @@ from torch import Tensor, nn
 from defectgen import losses
 from defectgen.augment.pipe import AugmentPipe
 from defectgen.networks.discriminator import Discriminator
-from defectgen.networks.mapping import MappingNetwork
+from defectgen.networks.mapping import CodeMapping, MappingNetwork, blend
 from defectgen.training.phases import Batch
 from defectgen.training.state import TrainState
 
 #: Learned codes are disturbed by this share of their spread while they are learned: the synthesis
 #: then works around codes as well as at them.
 CODE_JITTER = 0.1
-#: Sharpness of the map from z to codes: large picks one code, small blends many.
-SHARPNESS = 12.0
 
 
 class Codes(nn.Module):
@@ -30,15 +28,27 @@ class Codes(nn.Module):
 
     Attributes:
         table: (n, W), learned.
-        keys: (n, Z), unit rows, fixed.
+        keys: (n, Z), fixed: unit rows, or with `linear` scores of unit variance.
+        linear: codes follow one normal distribution instead of lying near each other in groups.
     """
 
     keys: Tensor
 
-    def __init__(self, table: Tensor, keys: Tensor) -> None:
+    def __init__(self, table: Tensor, keys: Tensor, *, linear: bool = False) -> None:
         super().__init__()
+        self.linear = linear
         self.table = nn.Parameter(table.clone())
         self.register_buffer("keys", keys.clone())
+
+    @classmethod
+    def of(cls, mapping: CodeMapping, starts: Tensor, keys: Tensor) -> Codes:
+        """The codes that a mapping blends: learned there and here as one."""
+        codes = cls(starts, keys)
+        with torch.no_grad():
+            mapping.table.copy_(starts)
+            mapping.keys.copy_(keys)
+        codes.table = mapping.table
+        return codes
 
     def forward(self, index: Tensor, generator: torch.Generator) -> Tensor:
         """Jittered codes of these images, (N, W)."""
@@ -50,10 +60,14 @@ class Codes(nn.Module):
         """softmax(beta * <key_i, z>) @ table: the code nearest to z, mixed with its neighbors.
 
         z (N, Z) is scaled to length sqrt(Z); the result (N, W) is what the mapping network has to
-        give for z, if fresh z are to fall where the synthesis has learned to draw.
+        give for z, if fresh z are to fall where the synthesis has learned to draw. With `linear`
+        mean(table) + z @ (keys^T table) / n: as normally distributed as the codes are.
         """
-        z = F.normalize(z, dim=1) * z.shape[1] ** 0.5
-        return torch.softmax(SHARPNESS * (z @ self.keys.t()), dim=1) @ self.table
+        if self.linear:
+            z = F.normalize(z, dim=1) * z.shape[1] ** 0.5
+            mean = self.table.mean(dim=0)
+            return mean + z @ (self.keys.t() @ (self.table - mean)) / len(self.table)
+        return blend(z, self.keys) @ self.table
 
 
 def draw(size: torch.Size | tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -62,12 +76,13 @@ def draw(size: torch.Size | tuple[int, ...], generator: torch.Generator) -> Tens
 
 
 def principal_codes(
-    images: Tensor, w_dim: int, z_dim: int, generator: torch.Generator
+    images: Tensor, w_dim: int, z_dim: int, generator: torch.Generator, *, linear: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Start codes (n, W) and keys (n, Z) from the principal components of 8 px thumbnails.
 
     Component k has the spread sqrt(s_k / s_1) in the codes, its fourth root in the keys; where
-    there are fewer components than dimensions, small noise stands in.
+    there are fewer components than dimensions, small noise stands in. With ``linear`` the keys are
+    the plain scores, of unit variance.
     """
     factor = max(1, images.shape[-1] // 8)
     flat = F.avg_pool2d(images, factor).flatten(1)
@@ -82,11 +97,18 @@ def principal_codes(
         kept = min(rank, dim)
         values[:, :kept] += scores[:, :kept] * share[:kept] ** root
         result.append(values)
+    if linear:
+        keys = torch.zeros_like(result[1])
+        keys[:, : min(rank, z_dim)] = scores[:, :z_dim]
+        return result[0], keys
     return result[0], F.normalize(result[1], dim=1)
 
 
 def fit_mapping(
-    mapping: MappingNetwork, codes: Codes, generator: torch.Generator, count: int = 256
+    mapping: MappingNetwork | CodeMapping,
+    codes: Codes,
+    generator: torch.Generator,
+    count: int = 256,
 ) -> Tensor:
     """E[||f(z) - blend(z)||^2]: fresh z fall where the synthesis has learned to draw."""
     z = draw((count, mapping.z_dim), generator)

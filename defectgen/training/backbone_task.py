@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from defectgen import losses
 from defectgen.augment.pipe import AdaptiveProbability, AugmentPipe
 from defectgen.config import BackboneConfig, TrainConfig
 from defectgen.networks.discriminator import Discriminator
-from defectgen.networks.mapping import mix_styles
+from defectgen.networks.mapping import CodeMapping, mix_styles
 from defectgen.networks.synthesis import Generator
 from defectgen.rng import GeneratorNoise, generator
 from defectgen.training.adversarial import Codes, Critic, draw, fit_mapping, principal_codes
@@ -54,8 +55,9 @@ class BackboneTask:
         device = images.device
         source = torch.Generator(device=device)
         source.manual_seed(generator(config.seed, "training").initial_seed())
-        dims = self.network.config.w_dim, self.network.config.z_dim
-        self.codes = Codes(*principal_codes(images, *dims, source)).to(device)
+        self.codes = self._codes(source).to(device)
+        if self.network.synthesis.base is not None:
+            self.network.synthesis.base.set(images, self.codes.table)
         self.average = copy.deepcopy(self.network)
         for module in (self.network, self.judge, self.average, self.codes):
             module.requires_grad_(False)
@@ -70,6 +72,15 @@ class BackboneTask:
             source,
         )
         self.critic = Critic(self.state, self.judge, pipe, adapts=True)
+
+    def _codes(self, source: torch.Generator) -> Codes:
+        """One code per image, where the principal components put it."""
+        config, mapping = self.network.config, self.network.mapping
+        linear = config.mapping_layers == 0
+        starts = principal_codes(self.images, config.w_dim, config.z_dim, source, linear=linear)
+        if isinstance(mapping, CodeMapping):
+            return Codes.of(mapping, *starts)
+        return Codes(*starts, linear=linear)
 
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
         c, g = self.config, self.network
@@ -102,10 +113,14 @@ class BackboneTask:
                 loss=self._reconstruction,
                 last=warm,
             ),
-            Phase(name="mapping fit", optimizers=("mapping",), loss=self._mapping_fit, last=warm),
             Phase(name="G", optimizers=("G",), loss=self._generator, first=warm),
             Phase(name="D", optimizers=("D",), loss=self._discriminator, first=early),
         ]
+        if not isinstance(self.network.mapping, CodeMapping):
+            fit = Phase(
+                name="mapping fit", optimizers=("mapping",), loss=self._mapping_fit, last=warm
+            )
+            found.insert(1, fit)
         found += lazy_phase("path length", "G", self._path_length, c.path_interval, warm)
         return found + lazy_phase("R1", "D", self._r1, c.r1_interval, early)
 
@@ -123,7 +138,10 @@ class BackboneTask:
         """L1 on the pyramid between learned codes' renders and their images."""
         w = self.codes(index, self.state.generator)
         fake = self.network.synthesis(self.network.broadcast(w), self._noise())
-        return losses.pyramid_l1(fake, self.images[index])
+        real, cell = self.images[index], self.config.anchor_cell
+        if cell > 1:
+            fake, real = F.avg_pool2d(fake, cell), F.avg_pool2d(real, cell)
+        return losses.pyramid_l1(fake, real)
 
     def _reconstruction(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         loss = self._anchor(batch.index)

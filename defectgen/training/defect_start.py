@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import copy
+import math
+from dataclasses import replace
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from defectgen.config import BackboneConfig, DefectConfig, TrainConfig
-from defectgen.networks.defect import DefectBranch, initial_mask_bias
+from defectgen.config import BackboneConfig, DefectConfig
+from defectgen.networks.defect import DefectBranch
 from defectgen.networks.discriminator import Discriminator
+from defectgen.networks.layers import ToChannels
 from defectgen.networks.synthesis import Generator
 from defectgen.rng import generator, latents, no_noise, sample_seeds
-from defectgen.training.adversarial import Codes, draw, principal_codes
+from defectgen.training.adversarial import draw, principal_codes
 
 #: Random objects tried as the start of each background's code.
 START_CANDIDATES = 256
@@ -32,6 +36,18 @@ def new_networks(
     return branch, (copy.deepcopy(judge), matching)
 
 
+def continued(branch: DefectBranch, shape: BackboneConfig, pairs: int) -> DefectBranch:
+    """A copy of a branch that was trained, to go on with so many pairs.
+
+    What it knew of other pairs is left behind: shapes and codes are those of the pairs at hand.
+    """
+    if branch.config.known in (0, pairs):
+        return copy.deepcopy(branch)
+    fresh = DefectBranch(shape, replace(branch.config, known=pairs))
+    fresh.blocks.load_state_dict(branch.blocks.state_dict())
+    return fresh
+
+
 def new_matching(shape: BackboneConfig, defect: DefectConfig) -> Discriminator:
     """The discriminator of image-mask pairs."""
     return Discriminator(
@@ -43,6 +59,27 @@ def new_matching(shape: BackboneConfig, defect: DefectConfig) -> Discriminator:
         clamp=shape.clamp,
         half_resolutions=shape.half_resolutions,
     )
+
+
+def initial_mask_bias(branch: DefectBranch, logits: Tensor, area: float) -> float:
+    """Offset for the mask head's bias so that a share ``area`` of these logits is >= 0.
+
+    Args:
+        branch: its ToMask bias is changed in place.
+        logits: (N, 1, r, r) logits the branch gives now.
+        area: mean area of the real masks, in (0, 1).
+
+    Returns:
+        The amount added to the bias; 0 if the logits are not finite.
+    """
+    # Logits of a fresh head vary by about one; a quantile makes the start independent of that.
+    level = torch.quantile(logits.detach().float().flatten(), 1 - min(max(area, 1e-4), 0.5))
+    offset = -float(level)
+    if not math.isfinite(offset):
+        return 0.0
+    with torch.no_grad():
+        cast(ToChannels, branch.first.to_mask).bias.add_(offset)
+    return offset
 
 
 @torch.no_grad()
@@ -57,22 +94,6 @@ def set_mask_bias(network: Generator, branch: DefectBranch, area: float, seed: i
     x_in = network.synthesis.entering(branch.resolutions[0], ws, no_noise)
     logits = branch.final_logits(x_in, branch.broadcast(defects), no_noise)
     initial_mask_bias(branch, logits, area)
-
-
-def start_codes(
-    backbone: Generator,
-    images: Tensor,
-    masks: Tensor,
-    config: TrainConfig,
-    source: torch.Generator,
-) -> tuple[Codes, Codes]:
-    """Codes of defects and of backgrounds; none if no term of the training asks for them."""
-    if not (config.warm_kimg or config.anchor_weight or config.composite_reals):
-        shape = backbone.config
-        none = Codes(images.new_zeros(0, shape.w_dim), images.new_zeros(0, shape.z_dim))
-        return none, copy.deepcopy(none)
-    starts, keys = defect_codes(backbone, images, masks, source)
-    return Codes(starts, keys), Codes(object_codes(backbone, images, masks, source), keys)
 
 
 def defect_codes(

@@ -1,4 +1,4 @@
-"""How a branch learns a defect: reconstruction of the real pairs, then two discriminators.
+"""How a branch learns a defect as published: adversarially, against two discriminators.
 
 The backbone is frozen throughout: its parameters never require gradients, its running averages are
 not touched, and it is no part of the state.
@@ -7,10 +7,9 @@ not touched, and it is no part of the state.
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from defectgen import losses
 from defectgen.augment.pipe import AdaptiveProbability, AugmentPipe
@@ -20,9 +19,8 @@ from defectgen.networks.discriminator import Discriminator
 from defectgen.networks.mapping import mix_styles
 from defectgen.networks.synthesis import Generator
 from defectgen.rng import FirstRows, GeneratorNoise, Noise, generator
-from defectgen.training.adversarial import Critic, draw, fit_mapping, mean_area
-from defectgen.training.defect_start import start_codes
-from defectgen.training.phases import Batch, Phase, lazy_adam, lazy_phase, warm_adam
+from defectgen.training.adversarial import Critic, draw, mean_area
+from defectgen.training.phases import Batch, Phase, lazy_adam, lazy_phase
 from defectgen.training.state import TrainState
 
 
@@ -55,20 +53,14 @@ class DefectTask:
         self.images, self.masks = images, masks
         source = torch.Generator(device=images.device)
         source.manual_seed(generator(config.seed, "training").initial_seed())
-        self.defects, self.objects = start_codes(backbone, images, masks, config, source)
+        trained = {"branch": branch, "discriminator": self.judge, "matching": self.matcher}
+        trained.update(self._begin(source))
         self.average = copy.deepcopy(branch)
-        trained = (branch, *judges, self.average, self.defects, self.objects)
-        for module in trained:
+        for module in (*trained.values(), self.average):
             module.requires_grad_(False)
         self.state = TrainState(
             config,
-            {
-                "branch": branch,
-                "discriminator": self.judge,
-                "matching": self.matcher,
-                "defect codes": self.defects,
-                "object codes": self.objects,
-            },
+            trained,
             {"branch": self.average},
             self._optimizers(),
             AdaptiveProbability(
@@ -79,6 +71,10 @@ class DefectTask:
         self.critic = Critic(self.state, self.judge, pipe, adapts=True)
         paired = pipe if config.match_augment else None
         self.match_critic = Critic(self.state, self.matcher, paired, adapts=False)
+
+    def _begin(self, source: torch.Generator) -> dict[str, nn.Module]:
+        """Prepare the branch; return what is trained beside it."""
+        return {}
 
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
         c, b = self.config, self.branch
@@ -94,11 +90,6 @@ class DefectTask:
                 b.parameters(), rate=c.learning_rate, beta2=c.beta2, interval=g_interval
             ),
             **judges,
-            "blocks": warm_adam(b.blocks.parameters(), c.warm_learning_rate),
-            # The mapping's rate multiplier of 1/100 is undone: it is fitted here, not played with.
-            "mapping": warm_adam(b.mapping.parameters(), 100 * c.warm_learning_rate),
-            "defect codes": warm_adam(self.defects.parameters(), 2 * c.warm_learning_rate),
-            "object codes": warm_adam(self.objects.parameters(), 2 * c.warm_learning_rate),
         }
 
     def phases(self) -> list[Phase]:
@@ -106,10 +97,7 @@ class DefectTask:
         c = self.config
         warm = round(c.warm_kimg * 1000)
         early = round(0.9 * warm)  # the discriminators start before the branch listens to them
-        codes = ("blocks", "defect codes", "object codes")
         found = [
-            Phase(name="reconstruction", optimizers=codes, loss=self._reconstruction, last=warm),
-            Phase(name="mapping fit", optimizers=("mapping",), loss=self._mapping_fit, last=warm),
             Phase(name="G", optimizers=("G",), loss=self._generator, first=warm),
             Phase(name="D", optimizers=("D",), loss=self._discriminator, first=early),
             Phase(name="D_match", optimizers=("D_match",), loss=self._matching, first=early),
@@ -119,19 +107,11 @@ class DefectTask:
         return found + lazy_phase("R1 match", "D_match", self._r1_match, c.r1_interval, early)
 
     def codes(self) -> dict[str, Tensor]:
-        """The learned codes, to continue with later on the same pairs; none if none were used."""
-        if not len(self.defects.table):
-            return {}
-        return {
-            "defects": self.defects.table.detach().cpu().clone(),
-            "objects": self.objects.table.detach().cpu().clone(),
-        }
+        """Learned codes, to continue with later on the same pairs; none if none were used."""
+        return {}
 
     def load_codes(self, codes: dict[str, Tensor]) -> None:
         """Continue with the codes of an earlier fit on the same pairs."""
-        with torch.no_grad():
-            self.defects.table.copy_(codes["defects"])
-            self.objects.table.copy_(codes["objects"])
 
     def _objects(self, count: int) -> Tensor:
         """Object latents with style mixing, (count, L, W); the running mean is not touched."""
@@ -147,12 +127,14 @@ class DefectTask:
         ws = self.branch.broadcast(mapping(z[0], update_mean=True))
         return mix_styles(ws, mapping(z[1]), self.config.style_mixing, source)
 
-    def _render(
-        self, objects: Tensor, defects: Tensor, noise: Noise, imposed: Tensor | None = None
-    ) -> tuple[Tensor, DefectPass]:
-        hook = self.branch.start(defects, noise, imposed)
+    def _render(self, objects: Tensor, defects: Tensor, noise: Noise) -> tuple[Tensor, DefectPass]:
+        hook = self.branch.start(defects, noise)
         image = self.backbone.synthesis(objects, noise, hook)
         return image, hook
+
+    def _on(self, objects: Tensor) -> Tensor:
+        """Fresh defects on these objects."""
+        return self._render(objects, self._defects(len(objects)), self._noise())[0]
 
     def soft_mask(self, logits: Tensor) -> Tensor:
         """tanh(k * m), what the matching discriminator and mode seeking see, (N, 1, R, R)."""
@@ -162,42 +144,6 @@ class DefectTask:
         return GeneratorNoise(self.state.generator, keep=keep)
 
     # -- losses of the phases ----------------------------------------------------------------------
-
-    def _anchor(self, index: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Reconstruction of real pairs: own mask imposed as gate, own codes, mask head supervised.
-
-        The first half of the batch stands on its own background's code and is compared as a whole;
-        the second stands on a random object, since a defect learned on ten objects has to work on
-        every other. Inside the mask both halves are compared.
-        """
-        half = (len(index) + 1) // 2
-        images, masks = self.images[index], self.masks[index]
-        own = self.backbone.broadcast(self.objects(index[:half], self.state.generator))
-        ws = torch.cat([own, self._objects(len(index) - half)]) if half < len(index) else own
-        defects = self.branch.broadcast(self.defects(index, self.state.generator))
-        fake, hook = self._render(ws, defects, self._noise(), imposed=masks)
-        whole = losses.pyramid_l1(fake[:half], images[:half])
-        inside = losses.pyramid_l1(fake, images, masks.to(images.dtype))
-        mask_loss = losses.balanced_mask_bce(
-            hook.final_logits, masks, self.branch.config.mask_steepness
-        )
-        scalars = {
-            "loss/reconstruction": whole,
-            "loss/inside": inside,
-            "loss/mask": mask_loss,
-            "area/anchor": (hook.final_logits >= 0).float().mean(),
-        }
-        return whole + inside + mask_loss, scalars
-
-    def _reconstruction(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        loss, scalars = self._anchor(batch.index)
-        # No fresh samples here: what the mask head gives for the training pairs stands for them.
-        areas = {"area/fake": scalars["area/anchor"], "area/real": mean_area(batch)}
-        return loss, {**scalars, **areas}
-
-    def _mapping_fit(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        loss = fit_mapping(self.branch.mapping, self.defects, self.state.generator)
-        return loss, {"loss/mapping": loss}
 
     def _generator(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         c, count = self.config, len(batch.images)
@@ -217,10 +163,6 @@ class DefectTask:
             seeking = self._mode_seeking(objects, defects, noise, mask)
             loss = loss + c.mode_seeking_weight * seeking
             scalars["loss/mode_seeking"] = seeking
-        if c.anchor_weight:
-            anchor, more = self._anchor(batch.index[: max(2, count // 4)])
-            loss = loss + c.anchor_weight * anchor
-            scalars.update(more)
         return loss, scalars
 
     def _mode_seeking(
@@ -241,19 +183,8 @@ class DefectTask:
         )
 
     def _seen(self, batch: Batch) -> Batch:
-        """What the discriminators take for real.
-
-        With ``composite_reals`` the real defect lies on the render of its own background: the
-        backbone is frozen, so all that a discriminator could hold against the background is a
-        force on the branch that the branch can only spend inside the mask, on wrong colors.
-        """
-        if not self.config.composite_reals:
-            return batch
-        with torch.no_grad():
-            ws = self.backbone.broadcast(self.objects.table[batch.index])
-            background = self.backbone.synthesis(ws, self._noise())
-            images = torch.where(batch.defects, batch.images, background)
-        return replace(batch, images=images)
+        """What the discriminators take for real."""
+        return batch
 
     def _discriminator(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         count = len(batch.images)
@@ -279,7 +210,7 @@ class DefectTask:
         """Path length with respect to the object latents, as published."""
         count = max(1, len(batch.images) // 2)
         objects = self._objects(count).detach().requires_grad_(True)
-        fake, _ = self._render(objects, self._defects(count), self._noise())
+        fake = self._on(objects)
         lengths = losses.path_lengths(fake, objects, draw(fake.shape, self.state.generator))
         penalty, mean = losses.path_penalty(lengths, self.state.path_mean, self.config.path_decay)
         if bool(torch.isfinite(mean)):

@@ -10,10 +10,11 @@ from torch.autograd import grad
 
 from defectgen.config import DefectConfig, backbone_config, defect_config
 from defectgen.losses import generator_logistic
-from defectgen.networks.defect import DefectBranch, initial_mask_bias, receptive_radius
+from defectgen.networks.defect import DefectBranch, receptive_radius
 from defectgen.networks.discriminator import Discriminator
 from defectgen.ops import upsample2d
 from defectgen.rng import SampleNoise
+from defectgen.training.defect_start import initial_mask_bias
 
 GATES = pytest.mark.parametrize("gate", ["hard", "straight_through"])
 

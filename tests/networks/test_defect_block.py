@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from defectgen.networks.defect import DefectAwareResBlock
+from defectgen.networks.defect_block import DefectAwareResBlock
 from defectgen.rng import SampleNoise, no_noise
 
 

@@ -1,0 +1,77 @@
+"""What is measured of one fit: the table of `evaluate`, and whether a detector learns from it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.learning_fits import SAMPLES, draw_sheet, drawn
+from benchmarks.learning_sets import SETS, load_defects, load_goods
+from defectgen import DefectSynthesizer
+from defectgen.augment.pipe import AugmentPipe
+from defectgen.augment.policy import AugmentPolicy
+from defectgen.data.images import PairSet
+from defectgen.metrics.paste import copy_paste
+
+log = logging.getLogger("learning")
+
+
+def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """A result from its file, or made and written now."""
+    if not path.is_file():
+        path.write_text(json.dumps(make(), indent=1) + "\n", encoding="utf-8")
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def scores_of(folder: Path, name: str, seed: int, data: Path) -> dict[str, Any]:
+    """`evaluate` on the test defects, with minutes of the fit; a sheet lies beside it."""
+
+    def make() -> dict[str, Any]:
+        train, test = load_defects(data, name)
+        synth = DefectSynthesizer.from_pretrained(folder)
+        synth.precision = "auto"
+        found = synth.evaluate(
+            test.images,
+            test.masks,
+            training=(train.images, train.masks),
+            n=SAMPLES,
+            seed=10000 * (1 + seed),
+        )
+        draw_sheet(name, drawn(folder, seed), data, folder.with_name(folder.name + "-sheet.png"))
+        time = json.loads(folder.with_name(folder.name + "-time.json").read_text())
+        return {**found.to_dict(), "time": time, "config": synth.config_}
+
+    return kept(folder.with_name(folder.name + "-scores.json"), make)
+
+
+def downstream_of(folder: Path, name: str, seed: int, data: Path) -> dict[str, Any]:
+    """Pixel AP of a U-Net on test defects and unseen goods, with and without generated pairs."""
+    from benchmarks import learning_unet
+
+    def make() -> dict[str, Any]:
+        train, test = (pairs_of(some) for some in load_defects(data, name))
+        goods, test_goods = (some.images.float() / 255 for some in load_goods(data, SETS[name][0]))
+        images, masks, normals = drawn(folder, seed).triplets()
+        full = masks.flatten(1).any(1)  # a sample without a defect is a good part, and says so
+        pasted = copy_paste(train.images, train.masks, goods, SAMPLES, seed=seed)
+        policy = DefectSynthesizer.from_pretrained(folder).backbone_.config_["augment"]["policy"]
+        sources = {
+            "real": train,
+            "generated": learning_unet.Pairs(images[full], masks[full]),
+            "copy-paste": learning_unet.Pairs(pasted[0], pasted[1]),
+        }
+        pipe = AugmentPipe(AugmentPolicy.from_dict(policy))
+        return learning_unet.run(sources, goods, test, test_goods, pipe, log.info)
+
+    return kept(folder.with_name(folder.name + "-downstream.json"), make)
+
+
+def pairs_of(pairs: PairSet) -> Any:
+    """Loaded pairs as the U-Net wants them."""
+    from benchmarks import learning_unet
+
+    return learning_unet.Pairs(pairs.images.float() / 255, pairs.masks.bool())

@@ -1,0 +1,108 @@
+"""What a branch remembers of its training pairs: shapes of masks, and where they lay."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+#: Side of the thumbnails on which scenes are compared.
+THUMBNAIL = 16
+#: Planes that tell a block where the mask is.
+PLANES = 2
+#: Width in pixels of the ring around a mask that tells the brightness of a place.
+RING = 3
+#: An example becomes at most so many times as bright, or as dark.
+GAIN = 2.0
+#: An example is shown at one of so many levels, see `example_planes`.
+LEVELS = 2
+#: Reach of the distance plane, in cells.
+REACH = 6
+
+
+class KnownDefects(nn.Module):
+    """The training pairs, and thumbnails of them without the defect.
+
+    Attributes:
+        masks: (n, 1, R, R), 0 or 1.
+        images: (n, C, R, R), the training images, in [-1, 1].
+        scenes: (n, C, S, S), thumbnails of them without the defect.
+    """
+
+    masks: Tensor
+    images: Tensor
+    scenes: Tensor
+
+    def __init__(self, count: int, channels: int, resolution: int) -> None:
+        super().__init__()
+        self.register_buffer("masks", torch.zeros(count, 1, resolution, resolution))
+        self.register_buffer("images", torch.zeros(count, channels, resolution, resolution))
+        self.register_buffer("scenes", torch.zeros(count, channels, THUMBNAIL, THUMBNAIL))
+
+    @torch.no_grad()
+    def set(self, masks: Tensor, images: Tensor, backgrounds: Tensor) -> None:
+        """Remember pairs: masks (n, 1, R, R) bool, images and backgrounds (n, C, R, R)."""
+        self.masks.copy_(masks)
+        self.images.copy_(images)
+        self.scenes.copy_(thumbnail(backgrounds))
+
+
+def thumbnail(images: Tensor) -> Tensor:
+    """(N, C, R, R) -> (N, C, S, S)."""
+    return F.adaptive_avg_pool2d(images, THUMBNAIL)
+
+
+def mask_planes(masks: Tensor, resolution: int) -> Tensor:
+    """Planes (N, 2, r, r) in [-1, 1] of masks (N, 1, R, R) bool: coverage, and depth.
+
+    Depth is the distance to the edge of the mask in cells, positive inside, up to `REACH`.
+    """
+    inside = F.adaptive_avg_pool2d(masks.float(), resolution)
+    depth = torch.zeros_like(inside)
+    wide, narrow = inside, inside
+    for _ in range(REACH):
+        wide = F.max_pool2d(wide, 3, stride=1, padding=1)
+        narrow = 1 - F.max_pool2d(1 - narrow, 3, stride=1, padding=1)
+        depth = depth + wide + narrow
+    return torch.cat([2 * inside - 1, depth / REACH - 1], dim=1)
+
+
+def example_planes(
+    images: Tensor,
+    masks: Tensor,
+    scenes: Tensor | None,
+    levels: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """A known defect as it would look here: in the exposure of the place, and coarser.
+
+    Args:
+        images: (N, C, R, R), moved training images.
+        masks: bool (N, 1, R, R), moved alike.
+        scenes: (N, C, R, R), what is there without the defect; None leaves the exposure.
+        levels: (N,) integers; the example is averaged over cells of 2^level pixels: what is lost
+            there the branch has to make up.
+
+    Returns:
+        The images in that exposure (N, C, R, R), and the same coarser, 0 outside the masks.
+    """
+    inside = masks.to(images.dtype)
+    if scenes is not None:
+        ring = F.max_pool2d(inside, 2 * RING + 1, stride=1, padding=RING) - inside
+        total = ring.sum((2, 3), keepdim=True).clamp_min(1.0)
+        here, there = (
+            ((some + 1) * ring).mean(1, keepdim=True).sum((2, 3), keepdim=True) / total
+            for some in (scenes, images)
+        )
+        # Exposures differ by a factor, of which images hold a power: still a factor.
+        gain = (here.clamp_min(0.02) / there.clamp_min(0.02)).clamp(1 / GAIN, GAIN)
+        images = torch.where(total > RING, (images + 1) * gain - 1, images)
+    coarse = images * inside
+    for level in range(1, int(levels.max()) + 1 if len(levels) else 0):
+        cell = 2**level
+        share = F.avg_pool2d(inside, cell)
+        mean = F.avg_pool2d(images * inside, cell) / share.clamp_min(1e-3)
+        # Weighted by how much of a cell the mask fills: what lies outside does not shine in.
+        weight = F.interpolate(share, scale_factor=cell, mode="bilinear").clamp_min(1e-3)
+        wide = F.interpolate(mean * share, scale_factor=cell, mode="bilinear") / weight
+        coarse = torch.where((levels == level).view(-1, 1, 1, 1), wide * inside, coarse)
+    return images, coarse

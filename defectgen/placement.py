@@ -1,0 +1,155 @@
+"""Where a defect goes: a known mask, moved as the product allows, onto a place like its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from defectgen.augment.geometry import draw_matrices
+from defectgen.augment.policy import AugmentPolicy
+from defectgen.augment.warp import bend, warp, warp_mask
+from defectgen.networks.known import LEVELS, THUMBNAIL, KnownDefects, example_planes, thumbnail
+
+#: Places tried for each mask.
+CANDIDATES = 8
+#: Probability of each move.
+MOVES = 0.7
+#: Points per axis of the field that bends a defect, and the spread of its shifts: of the side.
+BENDS, BEND = 4, 0.02
+#: A place is like the mask's own if they differ by at most this share of the contrast of a scene.
+LIKENESS = 0.25
+#: A moved mask keeps at least this share of its pixels in the picture.
+KEPT = 0.5
+
+
+#: Operations that move a mask.
+GEOMETRY = (
+    "flip_x",
+    "flip_y",
+    "rot90",
+    "translate_int",
+    "scale",
+    "rotate",
+    "anisotropic",
+    "translate_frac",
+)
+
+
+def allowed_moves(policy: AugmentPolicy, *, turned: bool) -> str:
+    """Names of the operations that may move a mask, joined by commas.
+
+    What the policy grants; and turns, where the place tells whether a turned mask lies where a
+    defect may be: on a part, not in a texture.
+    """
+    granted = {name for name in GEOMETRY if getattr(policy, name)} | (
+        {"rotate"} if turned else set()
+    )
+    return ",".join(name for name in GEOMETRY if name in granted)
+
+
+def moves_from(names: str) -> AugmentPolicy:
+    """The policy of `allowed_moves`."""
+    chosen = names.split(",")
+    return AugmentPolicy(**{field.name: field.name in chosen for field in fields(AugmentPolicy)})
+
+
+def draw_fields(count: int, side: int, source: torch.Generator) -> Tensor:
+    """Shifts in pixels (N, 2, k, k) for `defectgen.augment.warp.bend`; none for some."""
+    size = (count, 2, BENDS, BENDS)
+    fields = torch.randn(size, generator=source, device=source.device) * (BEND * side)
+    bent = torch.rand((count, 1, 1, 1), generator=source, device=source.device) < MOVES
+    return torch.where(bent, fields, torch.zeros_like(fields))
+
+
+def moved_pairs(
+    images: Tensor, masks: Tensor, maps: Tensor, fields: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Pairs under these maps, then bent; those whose mask would leave the picture stay as they are.
+
+    Images (N, C, R, R), masks (N, 1, R, R), maps (N, 3, 3), fields (N, 2, k, k); masks come back as
+    bool, none of them empty.
+    """
+    maps, fields = maps.to(images.device), fields.to(images.device)
+    signed = masks.to(images.dtype) * 2 - 1
+    moved = bend(warp_mask(signed, maps), fields) >= 0
+    scale = maps[:, :2, :2].det().abs()  # the inverse map shrinks what the move enlarges
+    lost = moved.sum((1, 2, 3)) * scale < KEPT * (signed > 0).sum((1, 2, 3))
+    result = bend(warp(images, maps), fields)
+    where = lost.view(-1, 1, 1, 1)
+    return torch.where(where, images, result), torch.where(where, signed > 0, moved)
+
+
+class Placed(NamedTuple):
+    """Masks, bool (N, 1, R, R), and what the branch is shown inside, (N, C, R, R)."""
+
+    masks: Tensor
+    examples: Tensor
+
+
+@torch.no_grad()
+def place_masks(
+    known: KnownDefects,
+    policy: AugmentPolicy,
+    weights: Tensor,
+    scenes: Tensor | None,
+    sources: Sequence[torch.Generator],
+) -> Placed:
+    """One mask for each sample: of a pair drawn by weight, at a place that looks like its own.
+
+    Args:
+        known: masks and scenes of the training pairs.
+        policy: which moves are allowed.
+        weights: (N, n), how much of each pair is in a sample.
+        scenes: (N, C, R, R), what the samples look like without a defect; None if unknown.
+        sources: a generator for each sample, or one for all.
+
+    Returns:
+        Masks, none of them empty, and the example for each.
+    """
+    count, side, device = len(weights), known.masks.shape[-1], known.masks.device
+    index, matrices, levels, fields = [], [], [], []
+    for row, source in zip(weights, _each(sources, count), strict=True):
+        # Drawn on the generator's device, so that a seed means the same on every machine.
+        chosen = torch.multinomial(row.to(source.device), CANDIDATES, True, generator=source)
+        index.append(chosen)
+        moved = draw_matrices(policy, CANDIDATES, side, p=MOVES, generator=source)
+        moved[-1] = torch.eye(3)  # if nothing fits, where it was
+        matrices.append(moved)
+        fields.append(draw_fields(1, side, source))
+        levels.append(torch.randint(LEVELS, (1,), generator=source, device=source.device))
+    pairs, maps = torch.cat(index).to(device), torch.cat(matrices).to(device)
+    small = maps.clone()
+    small[:, :2, 2] *= THUMBNAIL / side
+    signed = thumbnail(known.masks)[pairs] * 2 - 1
+    there = (warp_mask(signed, small) + 1) / 2
+    before, after = (signed + 1).sum((1, 2, 3)) / 2, there.sum((1, 2, 3))
+    scale = maps[:, :2, :2].det().abs()  # the inverse map shrinks what the move enlarges
+    lost = after * scale < KEPT * before
+    score = torch.zeros_like(after)
+    if scenes is not None:
+        here = thumbnail(scenes).repeat_interleave(CANDIDATES, 0)
+        own = torch.cat(
+            [warp_mask(known.scenes[pairs, c : c + 1], small) for c in range(here.shape[1])], 1
+        )
+        near = F.max_pool2d((there > 0.05).float(), 3, stride=1, padding=1)
+        difference = ((here - own).abs().mean(1, keepdim=True) * near).sum((1, 2, 3))
+        contrast = known.scenes.std(dim=(2, 3)).mean().clamp_min(0.02)
+        score = difference / near.sum((1, 2, 3)).clamp_min(1) / contrast
+    score = torch.where(lost, torch.full_like(score, 1e3), score)
+    # The first that is good enough, or else the best: the best of all would always be no move.
+    rank = torch.where(score <= LIKENESS, torch.arange(len(score), device=device) * 1e-6 - 1, score)
+    best = rank.view(count, CANDIDATES).argmin(1) + CANDIDATES * torch.arange(count, device=device)
+    pairs, maps = pairs[best], maps[best]
+    images, masks = moved_pairs(known.images[pairs], known.masks[pairs], maps, torch.cat(fields))
+    level = torch.cat(levels).to(device)
+    _, example = example_planes(images, masks, scenes, level)
+    return Placed(masks, example)
+
+
+def _each(sources: Sequence[torch.Generator], count: int) -> Sequence[torch.Generator]:
+    return sources if len(sources) == count else [sources[0]] * count
