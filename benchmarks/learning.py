@@ -47,21 +47,22 @@ def main() -> None:
     from benchmarks.learning_fits import fit_of
     from benchmarks.learning_scores import downstream_of, scores_of
     from benchmarks.learning_sets import SETS
-    from benchmarks.learning_table import render
+    from benchmarks.learning_table import Records, render
 
     torch.set_num_threads(given.threads)
     steps = {"scores": scores_of, "downstream": downstream_of}
-    records = {}
+    found = {}
     for label in given.recipes:
         for name in given.sets or SETS:
             for seed in given.seeds:
                 folder = fit_of(name, label, seed, given.data, given.cache)
                 for part in given.parts:
-                    found = steps[part](folder, name, seed, given.data)
-                    records[f"{part}/{label}/{name}/{seed}"] = found
+                    record = steps[part](folder, name, seed, given.data)
+                    found[part, label, name, seed] = record, folder
                 print(f"{label} {name} seed {seed}: done", flush=True)
-    print(render(records))
+    print(render(Records(found), given.recipes))
     if given.out:
+        records = {"/".join(map(str, key)): record for key, (record, _) in found.items()}
         given.out.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
 
 

@@ -8,14 +8,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save_file
+from torch import Tensor
+
 from benchmarks.learning_fits import SAMPLES, draw_sheet, drawn
 from benchmarks.learning_sets import SETS, load_defects, load_goods
 from defectgen import DefectSynthesizer
 from defectgen.augment.pipe import AugmentPipe
 from defectgen.augment.policy import AugmentPolicy
 from defectgen.data.images import PairSet
+from defectgen.metrics.features import find_extractor
 from defectgen.metrics.paste import copy_paste
 
+KINDS = ("real", "generated", "copy-paste", "good twins")
 log = logging.getLogger("learning")
 
 
@@ -27,20 +32,39 @@ def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
+class Keeping:
+    """An extractor that remembers what it was asked for, in the order in which it was asked."""
+
+    def __init__(self) -> None:
+        self.network = find_extractor()
+        self.name, self.found = self.network.name, list[Tensor]()
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Features of these images."""
+        features = self.network(images)
+        self.found.append(features)
+        return features
+
+
 def scores_of(folder: Path, name: str, seed: int, data: Path) -> dict[str, Any]:
     """`evaluate` on the test defects, with minutes of the fit; a sheet lies beside it."""
 
     def make() -> dict[str, Any]:
         train, test = load_defects(data, name)
         synth = DefectSynthesizer.from_pretrained(folder)
-        synth.precision = "auto"
+        synth.precision, extractor = "auto", Keeping()
         found = synth.evaluate(
             test.images,
             test.masks,
             training=(train.images, train.masks),
             n=SAMPLES,
             seed=10000 * (1 + seed),
+            extractor=extractor,
         )
+        # `evaluate` asks for whole images, then for windows: the real ones, then each kind of fake.
+        names = [f"{view} {kind}" for view in ("whole", "window") for kind in KINDS]
+        features = dict(zip(names, extractor.found, strict=False))
+        save_file(features, folder.with_name(folder.name + "-features.safetensors"))
         draw_sheet(name, drawn(folder, seed), data, folder.with_name(folder.name + "-sheet.png"))
         time = json.loads(folder.with_name(folder.name + "-time.json").read_text())
         return {**found.to_dict(), "time": time, "config": synth.config_}

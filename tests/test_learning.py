@@ -1,0 +1,170 @@
+"""benchmarks/learning*.py: windows of tiles, splits, the bootstrap, and a small run of it all."""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import defectgen
+from defectgen.metrics.distances import kid
+
+ROOT = Path(defectgen.__file__).parents[1]
+if not (ROOT / "benchmarks").is_dir():
+    pytest.skip("the benchmarks lie in the repository only", allow_module_level=True)
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import learning, learning_fits, learning_sets, learning_unet  # noqa: E402
+from benchmarks.learning_bootstrap import kid_difference  # noqa: E402
+
+TILE = learning_sets.PRODUCTS["tile"]
+
+
+@pytest.fixture
+def tiles(tmp_path):
+    """Tiles in the layout of the real ones: two good exposures of each, eight cracks."""
+    root = tmp_path / "data" / "magnetic_tile"
+    source = np.random.default_rng(0)
+    for part in ("train/good", "test/good", "test/crack", "ground_truth/crack"):
+        (root / part).mkdir(parents=True)
+    rows = ["class,name,approx_tile_group"]
+    for tile in range(8):
+        picture = source.integers(90, 160, (256, 256), dtype=np.uint8)
+        for exposure in "ba":
+            part = "train" if tile < 5 else "test"
+            Image.fromarray(picture).save(root / part / f"good/{tile}{exposure}.jpg")
+            rows.append(f"good,{tile}{exposure},g{tile}")
+        mask = np.zeros((256, 256), np.uint8)
+        mask[20 * tile : 20 * tile + 6, 20:30] = 255
+        Image.fromarray(np.where(mask > 0, 10, picture).astype(np.uint8)).save(
+            root / f"test/crack/{tile}.jpg"
+        )
+        Image.fromarray(mask).save(root / f"ground_truth/crack/{tile}_mask.png")
+        rows.append(f"crack,{tile},h{tile}")
+    rows.append("crack,0x,h0")  # another exposure of the first one: never opened
+    (root / "approx_groups.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+# -- sets --
+
+
+def test_one_exposure_of_each_tile_and_whole_defects(tiles):
+    data = tiles.parent
+    assert learning_sets.first_of_each_group(tiles, "good")[:2] == ["0a", "1a"]
+    train, test = learning_sets.load_goods(data, "tile")
+    assert (len(train.images), len(test.images)) == (5 * 4, 3 * 4)
+    assert tuple(train.images.shape[1:]) == (1, 64, 64)
+    images, masks = learning_sets.defect_pictures(data, TILE, "crack")
+    assert len(images) == len(masks) == 8
+    assert [int((np.array(mask) > 0).sum()) for mask in masks] == [60] * 8
+
+
+def test_the_first_pairs_by_name_are_learned_and_the_others_are_the_test(tiles):
+    train, test = learning_sets.load_defects(tiles.parent, "magnetic_tile/crack")
+    assert (len(train.images), len(test.images)) == (5, 3)
+    whole, _ = learning_sets.defect_pictures(tiles.parent, TILE, "crack")
+    assert torch.equal(train.images[0, 0], torch.from_numpy(np.array(whole[0])))
+    again, _ = learning_sets.load_defects(tiles.parent, "magnetic_tile/crack")
+    assert again.digest == train.digest
+
+
+@pytest.mark.parametrize(
+    ("box", "starts"),
+    [
+        ((100, 100, 110, 104), (range(52, 95), range(46, 95))),
+        ((0, 250, 4, 256), (range(1), range(192, 193))),
+    ],
+    ids=["anywhere", "corner"],
+)
+def test_windows_hold_the_defect_with_a_margin(box, starts):
+    draw = random.Random(0)
+    mask = Image.new("L", (256, 256))
+    mask.paste(255, box)
+    found = [learning_sets.window_around(mask, draw) for _ in range(400)]
+    assert {x for x, *_ in found} == set(starts[0])
+    assert {y for _, y, *_ in found} == set(starts[1])
+    assert all((right - left, low - top) == (64, 64) for left, top, right, low in found)
+
+
+def test_a_window_of_a_large_defect_shows_its_edge():
+    mask = Image.new("L", (256, 256))
+    mask.paste(255, (60, 60, 200, 200))
+    draw = random.Random(0)
+    shares = [
+        (np.array(mask.crop(learning_sets.window_around(mask, draw))) > 0).mean() for _ in range(50)
+    ]
+    assert min(shares) > 0.2
+    assert max(shares) < 0.8
+
+
+# -- bootstrap --
+
+
+def features(n, shift, seed):
+    return torch.randn(n, 16, generator=torch.Generator().manual_seed(seed)) + shift
+
+
+def test_the_difference_is_that_of_the_two_kernel_distances():
+    real, near, far = features(20, 0, 0), features(30, 0.1, 1), features(30, 0.5, 2)
+    found, low, high = kid_difference(real, [near], [far], paired=False)
+    assert found == pytest.approx(kid(real, near).value - kid(real, far).value)
+    assert low < found < high < 0
+    back, _, _ = kid_difference(real, [far], [near], paired=False)
+    assert back == pytest.approx(-found)
+
+
+def test_two_samples_of_one_distribution_do_not_differ():
+    real = features(20, 0, 0)
+    _, low, high = kid_difference(real, [features(40, 0, 1)], [features(40, 0, 2)], paired=False)
+    assert low < 0 < high
+    same = features(40, 0.3, 3)
+    assert kid_difference(real, [same], [same], paired=True) == pytest.approx((0, 0, 0))
+
+
+def test_the_interval_covers_its_share_of_many_experiments():
+    """With the true difference 0, about nine of ten intervals hold it."""
+    inside = 0
+    for k in range(40):
+        real = features(25, 0, 3 * k)
+        fakes = (features(25, 0.2, 3 * k + 1), features(25, 0.2, 3 * k + 2))
+        _, low, high = kid_difference(real, [fakes[0]], [fakes[1]], paired=False, seed=k)
+        inside += low <= 0 <= high
+    assert inside >= 29
+
+
+# -- all of it --
+
+
+@pytest.mark.filterwarnings("ignore::defectgen.errors.TrainingWarning")
+@pytest.mark.filterwarnings("ignore::defectgen.errors.DataWarning")
+def test_a_short_run_is_kept_and_goes_on(tiles, tiny, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("efficientnet_lite_pytorch")
+    monkeypatch.setattr(learning_fits, "SAMPLES", 12)
+    monkeypatch.setattr("benchmarks.learning_scores.SAMPLES", 12)
+    monkeypatch.setattr(learning_unet, "STEPS", 1)
+    monkeypatch.setattr(learning_unet, "SEEDS", 1)
+    short = {"kimg": 0.016, "batch_size": 4}
+    monkeypatch.setitem(learning_fits.RECIPES, "default", learning_fits.Recipe(**short))
+    monkeypatch.setitem(learning_fits.BACKBONES, "default", {"kimg": 0.016})
+    given = ["--data", tiles.parent, "--cache", tmp_path / "cache", "--seeds", 0]
+    given += ["--sets", "magnetic_tile/crack", "--recipes", "default"]
+    given += ["--parts", "scores", "--out", tmp_path / "table.json"]
+    monkeypatch.setattr(sys, "argv", ["learning.py", *map(str, given)])
+    learning.main()
+    first = json.loads((tmp_path / "table.json").read_text())
+    record = first["scores/default/magnetic_tile/crack/0"]
+    assert {"generated", "copy-paste", "good twins"} <= set(record["scores"]["kid@lite0"])
+    assert record["time"]["minutes"] > 0
+    (fit,) = (tmp_path / "cache" / "fits" / "default").glob("*-sheet.png")
+    assert fit.is_file()
+    monkeypatch.setattr(learning_fits, "timed", None)  # nothing is trained again
+    learning.main()
+    assert json.loads((tmp_path / "table.json").read_text()) == first
+    assert "magnetic_tile/crack" in capsys.readouterr().out
