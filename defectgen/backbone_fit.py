@@ -15,17 +15,20 @@ from defectgen.data.images import ImageSet
 from defectgen.data.sampler import InfiniteSampler
 from defectgen.estimator import Run, to_signed
 from defectgen.messages import say
+from defectgen.metrics.swd import patch_distance
 from defectgen.networks.discriminator import Discriminator
 from defectgen.networks.precision import in_precision
 from defectgen.networks.synthesis import Generator
-from defectgen.rng import generator
-from defectgen.sampling import backbone_sheet
+from defectgen.rng import generator, sample_seeds
+from defectgen.sampling import backbone_sheet, draw_good
 from defectgen.training.backbone_task import BackboneTask, new_discriminator
 from defectgen.training.phases import Batch
 
 #: Share of the variance that the mean image has: of a part in a fixed pose at least, of a texture
 #: at most. Measured: bottles 0.99, hazelnuts in any pose 0.72, tiles, fabric, circuits 0 to 0.01.
 ALIGNED, TEXTURE = 0.9, 0.2
+#: Samples by which a snapshot is judged.
+JUDGED = 64
 
 
 def new_networks(config: BackboneConfig, seed: int) -> tuple[Generator, Discriminator]:
@@ -129,6 +132,10 @@ def run_task(
     def draw(path: Path) -> None:
         backbone_sheet(path, task.average, data)
 
+    def judge() -> float:
+        drawn = draw_good(task.average, sample_seeds(JUDGED, 0), 1.0)
+        return patch_distance(data.images, drawn)
+
     run = Run(
         title="backbone",
         kind="backbone",
@@ -136,6 +143,7 @@ def run_task(
         run_dir=run_dir,
         verbose=verbose,
         draw=draw,
+        judge=judge,
     )
     with in_precision(config.precision):
         run.execute(task.state, batches, task.phases(), resumed)

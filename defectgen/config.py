@@ -257,7 +257,7 @@ def backbone_training(
     recipe = replace(recipe, learning_rate=0.002, precision=precision)
     if layout == "texture":
         return replace(recipe, warm_kimg=round(total / 10, 3), anchor_weight=2.0, anchor_cell=8)
-    return replace(recipe, warm_kimg=round(total / 3, 3), anchor_weight=10.0)
+    return replace(recipe, warm_kimg=round(total * 2 / 3, 3), anchor_weight=10.0)
 
 
 def defect_training(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -13,16 +13,20 @@ from defectgen.augment.pipe import AugmentPipe
 from defectgen.augment.policy import POLICIES, AugmentPolicy
 from defectgen.augment.symmetry import with_symmetries
 from defectgen.backbone import Backbone
+from defectgen.backbone_fit import JUDGED
+from defectgen.batch import DefectBatch
 from defectgen.config import TrainConfig, defect_config
 from defectgen.data.images import PairSet
 from defectgen.data.sampler import InfiniteSampler
 from defectgen.errors import ConfigError
 from defectgen.estimator import Run, to_signed
+from defectgen.metrics.swd import patch_distance
 from defectgen.networks.defect import DefectBranch
 from defectgen.networks.discriminator import Discriminator
 from defectgen.networks.precision import in_precision
 from defectgen.placement import allowed_moves
-from defectgen.sampling import defect_sheet
+from defectgen.rng import sample_seeds
+from defectgen.sampling import SAMPLE_BATCH, defect_sheet, iter_defects
 from defectgen.training.defect_start import continued, new_networks, set_mask_bias
 from defectgen.training.defect_task import DefectTask
 from defectgen.training.imposed_task import ImposedTask
@@ -127,6 +131,18 @@ def decisions(
     }
 
 
+def judged(pairs: PairSet, samples: DefectBatch) -> float:
+    """Score of a snapshot, lower is better: distance of patches, and masks of another area.
+
+    Patches of whole images and training images only; a mean mask area that differs by a factor f
+    multiplies the distance by f, so that of two snapshots the one with sound masks wins.
+    """
+    masks = cast(Tensor, samples.masks)
+    area, real = float(masks.float().mean()), float(pairs.masks.float().mean())
+    factor = max(area, real) / max(min(area, real), 1e-6)
+    return patch_distance(pairs.images, samples.images) * factor
+
+
 def run_task(
     task: DefectTask,
     pairs: PairSet,
@@ -149,6 +165,18 @@ def run_task(
     def draw(path: Path) -> None:
         defect_sheet(path, task.backbone, task.average, pairs)
 
+    def judge() -> float:
+        parts = iter_defects(
+            task.backbone,
+            task.average,
+            sample_seeds(JUDGED, 0),
+            1.0,
+            normals=False,
+            batch_size=SAMPLE_BATCH,
+            precision=config.precision,
+        )
+        return judged(pairs, DefectBatch.concat(list(parts)))
+
     run = Run(
         title="defect",
         kind="synthesizer",
@@ -161,6 +189,7 @@ def run_task(
         run_dir=run_dir,
         verbose=verbose,
         draw=draw,
+        judge=judge,
         continued_from_kimg=continued_from_kimg,
     )
     with in_precision(config.precision):

@@ -114,6 +114,7 @@ class Run:
         run_dir: folder for history, sheets and resume file, or None.
         verbose: 0 silent, 1 lines and a bar on a terminal, 2 a bar everywhere.
         draw: writes a contact sheet of the running average to a path.
+        judge: score of the running average, lower is better; see the loop.
         continued_from_kimg: what earlier fits had trained; a resumed run has to remember it.
     """
 
@@ -123,6 +124,7 @@ class Run:
     run_dir: Path | None
     verbose: int
     draw: Callable[[Path], None]
+    judge: Callable[[], float]
     continued_from_kimg: float = 0.0
 
     def execute(
@@ -155,7 +157,7 @@ class Run:
         total = round(state.config.kimg * 1000)
         tick = max(state.config.batch_size, min(total // TICKS, LONGEST_TICK))
         with kept_memory():
-            run(state, batches, phases, callbacks, tick_images=tick)
+            run(state, batches, phases, callbacks, tick_images=tick, judge=self.judge)
 
     def _save(self, path: Path, state: TrainState) -> None:
         payload = {

@@ -15,6 +15,8 @@ from defectgen.training.state import TrainState
 
 #: Consecutive steps with a non-finite gradient after which training stops.
 SKIP_LIMIT = 10
+#: Ticks between two snapshots that are judged.
+JUDGE_TICKS = 5
 
 
 class Callback(Protocol):
@@ -40,6 +42,7 @@ def run(
     callbacks: Sequence[Callback] = (),
     *,
     tick_images: int,
+    judge: Callable[[], float] | None = None,
 ) -> None:
     """Train until ``state.config.kimg`` is reached; continues where the state stands.
 
@@ -50,6 +53,8 @@ def run(
         callbacks: services, called in order.
         tick_images: images between two records of the history. Depends on counters only: nothing
             in training looks at the clock.
+        judge: score of the averages as they are, lower is better; asked in the second half of the
+            run, every fifth tick and at the end. The averages end as the best ones it saw.
 
     Raises:
         TrainingError: if a loss is not finite or ten steps in a row had a non-finite gradient;
@@ -57,7 +62,8 @@ def run(
     """
     good = [state.snapshot()]
     try:
-        _iterate(state, batches, phases, callbacks, tick_images, good)
+        _iterate(state, batches, phases, callbacks, tick_images, good, judge)
+        state.take_best()
     except BaseException:
         # Whatever it is, it may come between two steps of one iteration, and only ticks are
         # consistent; the callbacks must not write anything else into a resume file.
@@ -75,6 +81,7 @@ def _iterate(
     callbacks: Sequence[Callback],
     tick_images: int,
     good: list[dict[str, Any]],
+    judge: Callable[[], float] | None,
 ) -> None:
     """The loop proper; ``good[0]`` is replaced by the state of each tick."""
     config = state.config
@@ -96,11 +103,20 @@ def _iterate(
         if ticked:
             state.history.append(_record(state, sums))
             sums = {}
+            if judge is not None and _due(state, total):
+                state.history[-1]["score"] = score = judge()
+                state.consider(score)
             good[0] = state.snapshot()
         for callback in callbacks:
             callback.on_iteration(state)
             if ticked:
                 callback.on_tick(state)
+
+
+def _due(state: TrainState, total: int) -> bool:
+    """Whether this tick's averages are judged."""
+    late = state.images >= total / 2 and len(state.history) % JUDGE_TICKS == 0
+    return late or state.images >= total
 
 
 def _step(state: TrainState, phase: Phase, batch: Batch) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from defectgen.config import TrainConfig
 from defectgen.errors import WeightsError
 
 #: Version of the dictionary below; a resume file of another one is refused.
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 
 class TrainState:
@@ -31,6 +32,8 @@ class TrainState:
         skipped_in_row: of these, how many just now without a good one between.
         skipped_phase: the phase these belong to.
         history: one record per tick.
+        best_score: lowest score of a snapshot so far; infinite before the first.
+        best: the averages of that snapshot.
     """
 
     def __init__(
@@ -55,6 +58,19 @@ class TrainState:
         self.skipped_in_row = 0
         self.skipped_phase = ""
         self.history: list[dict[str, float]] = []
+        self.best_score = math.inf
+        self.best: dict[str, dict[str, Tensor]] = {}
+
+    def consider(self, score: float) -> None:
+        """Keep the averages as they are now if no earlier ones had so low a score."""
+        if score < self.best_score:
+            self.best_score = score
+            self.best = {k: _clone(m.state_dict()) for k, m in self.averages.items()}
+
+    def take_best(self) -> None:
+        """Let the averages be the best ones; as they are if none were considered."""
+        for name, values in self.best.items():
+            self.averages[name].load_state_dict(values)
 
     @torch.no_grad()
     def update_averages(self) -> None:
@@ -92,6 +108,8 @@ class TrainState:
                 "skipped_phase": self.skipped_phase,
             },
             "history": self.history,
+            "best_score": self.best_score,
+            "best": self.best,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -132,6 +150,7 @@ class TrainState:
         for key, value in state["counters"].items():
             setattr(self, key, value)
         self.history = [dict(record) for record in state["history"]]
+        self.best_score, self.best = state["best_score"], _clone(state["best"])
 
     def snapshot(self) -> dict[str, Any]:
         """Return a deep copy of :meth:`state_dict`, to come back to."""

@@ -8,7 +8,14 @@ import torch.nn.functional as F
 from score_pictures import SIDE, eight_bit, textured
 
 from defectgen.errors import ConfigError
-from defectgen.metrics.swd import _blur, _distance, _patches, _pyramid, swd_scores
+from defectgen.metrics.swd import (
+    _blur,
+    _distance,
+    _patches,
+    _pyramid,
+    patch_distance,
+    swd_scores,
+)
 from defectgen.rng import generator
 
 REAL = eight_bit(textured(12, 0))
@@ -98,3 +105,16 @@ def test_what_cannot_be_compared_is_refused():
     ):
         with pytest.raises(ConfigError, match=match):
             swd_scores(real, generated)
+
+
+def test_patches_of_sets_of_any_size_are_compared():
+    more = textured(5, 1)
+    noise = torch.randn(more.shape, generator=generator(2))
+    distances = [
+        patch_distance(REAL, (more + amount * noise).clamp(0, 1)) for amount in (0.0, 0.05, 0.1)
+    ]
+    assert distances[0] < distances[1] < distances[2]
+    assert patch_distance(REAL, more) == distances[0]
+    assert patch_distance(REAL[:2], textured(30, 3)) > 0
+    with pytest.raises(ConfigError, match="at least 2 real"):
+        patch_distance(REAL[:1], more)

@@ -115,7 +115,7 @@ def test_state_names_everything_that_moves(trained):
     saved = trained.state_dict()
     assert set(saved) == {
         "version", "config", "modules", "averages", "optimizers", "ada", "generator", "path_mean",
-        "counters", "history",
+        "counters", "history", "best_score", "best",
     }  # fmt: skip
     assert saved["counters"] == {
         "iteration": 9, "images": 36, "skipped": 5, "skipped_in_row": 2, "skipped_phase": "net",
@@ -176,7 +176,7 @@ def test_a_number_that_only_one_side_knows_is_refused(make_state, side):
 def test_another_version_is_refused(make_state):
     state = make_state()
     saved = {**state.state_dict(), "version": 99}
-    with pytest.raises(WeightsError, match="format version 1; got 99"):
+    with pytest.raises(WeightsError, match="format version 2; got 99"):
         state.load_state_dict(saved)
 
 
