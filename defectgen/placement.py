@@ -12,7 +12,7 @@ from torch import Tensor
 
 from defectgen.augment.geometry import draw_matrices
 from defectgen.augment.policy import AugmentPolicy
-from defectgen.augment.warp import bend, warp, warp_mask
+from defectgen.augment.warp import bend, warp, warp_mask, within
 from defectgen.networks.known import LEVELS, THUMBNAIL, KnownDefects, example_planes, thumbnail
 
 #: Places tried for each mask.
@@ -24,7 +24,7 @@ BENDS, BEND = 4, 0.02
 #: A place is like the mask's own if they differ by at most this share of the contrast of a scene.
 LIKENESS = 0.25
 #: A moved mask keeps at least this share of its pixels in the picture.
-KEPT = 0.5
+KEPT = 0.8
 
 
 #: Operations that move a mask.
@@ -76,7 +76,9 @@ def moved_pairs(
     """
     maps, fields = maps.to(images.device), fields.to(images.device)
     signed = masks.to(images.dtype) * 2 - 1
-    moved = bend(warp_mask(signed, maps), fields) >= 0
+    # Beyond the border a photo may go on mirrored; a defect does not.
+    inside = within(maps, masks.shape[-1])
+    moved = bend(torch.where(inside, warp_mask(signed, maps), -1.0), fields) >= 0
     scale = maps[:, :2, :2].det().abs()  # the inverse map shrinks what the move enlarges
     lost = moved.sum((1, 2, 3)) * scale < KEPT * (signed > 0).sum((1, 2, 3))
     result = bend(warp(images, maps), fields)
@@ -126,7 +128,7 @@ def place_masks(
     small = maps.clone()
     small[:, :2, 2] *= THUMBNAIL / side
     signed = thumbnail(known.masks)[pairs] * 2 - 1
-    there = (warp_mask(signed, small) + 1) / 2
+    there = (warp_mask(signed, small) + 1) / 2 * within(small, THUMBNAIL)
     before, after = (signed + 1).sum((1, 2, 3)) / 2, there.sum((1, 2, 3))
     scale = maps[:, :2, :2].det().abs()  # the inverse map shrinks what the move enlarges
     lost = after * scale < KEPT * before

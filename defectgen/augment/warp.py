@@ -68,6 +68,22 @@ def warp_mask(
     return _where_moved(masks, matrices, _resample_bilinear)
 
 
+def within(matrices: Tensor, size: int) -> Tensor:
+    """Which pixels of a warped image come from inside of it and not from its reflection.
+
+    Args:
+        matrices: (N, 3, 3) as for `warp`.
+        size: side of the images in pixels.
+
+    Returns:
+        (N, 1, size, size) bool.
+    """
+    axis = torch.arange(size, device=matrices.device, dtype=torch.float32)
+    grid = _grid(matrices, x=axis, y=axis, shape=(size, size))
+    edge = 1 + 1 / (size - 1)  # half a pixel beyond the center of the last one
+    return (grid.abs() <= edge).all(dim=3).unsqueeze(1)
+
+
 def bend(images: Tensor, fields: Tensor) -> Tensor:
     """Displace the pixels of each image by a smooth field, bilinear, with endless reflection.
 
