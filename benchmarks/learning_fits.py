@@ -50,7 +50,7 @@ class Recipe:
 _MATCH = {"match_channel_base": 1024, "match_channel_max": 64}
 RECIPES = {
     "default": Recipe(),
-    "dfmgan": Recipe(preset="dfmgan", kimg=20.0, batch_size=16, shape=_MATCH),
+    "dfmgan": Recipe(preset="dfmgan", kimg=8.0, batch_size=16, shape=_MATCH),
 }
 BACKBONES: dict[str, dict[str, Any]] = {"default": {}}
 

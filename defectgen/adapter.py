@@ -40,18 +40,9 @@ def _same_on_disk(source: Path | None, digest: str, target: Path) -> bool:
 
 
 def save_synthesizer(
-    synth: DefectSynthesizer,
-    folder: str | os.PathLike[str],
-    include_backbone: bool | None,
-    *,
-    half: bool = False,
-    source: str | None = None,
+    synth: DefectSynthesizer, folder: str | os.PathLike[str], include_backbone: bool | None
 ) -> None:
-    """See :meth:`defectgen.DefectSynthesizer.save_pretrained`.
-
-    ``half`` stores 16-bit floats. ``source`` names the backbone's folder relative to this one, so
-    that two folders can move together.
-    """
+    """See :meth:`defectgen.DefectSynthesizer.save_pretrained`."""
     if not hasattr(synth, "branch_"):
         raise NotFittedError(
             "save_pretrained: fit(defect_imgs, masks) first; got an unfitted object; call fit."
@@ -71,33 +62,37 @@ def save_synthesizer(
             "read it from there, or include it."
         )
     include = not named if include_backbone is None else include_backbone
-    if not include and backbone.source_ is not None and source is None:
-        source = str(backbone.source_.resolve())
+    source = None if include or backbone.source_ is None else str(backbone.source_.resolve())
     config = {
         "preset": synth.preset,
         "config": synth.config_,
-        "networks": ["branch", "matching"] + ["discriminator"] * (synth.discriminator_ is not None),
         "backbone": {"included": include, "source": source, "digest": digest},
     }
     tensors = synthesizer_tensors(synth)
     if not include:
-        save_folder(folder, "synthesizer", config, tensors, half=half)
+        save_folder(folder, "synthesizer", config, tensors)
         return
     with TemporaryDirectory() as temporary:
         inner = Path(temporary) / BACKBONE_FOLDER
         backbone.save_pretrained(inner)
         extra = {BACKBONE_FOLDER: inner}
-        save_folder(folder, "synthesizer", config, tensors, half=half, include=extra)
+        save_folder(folder, "synthesizer", config, tensors, include=extra)
+
+
+def _networks(synth: DefectSynthesizer) -> dict[str, nn.Module]:
+    """The networks of a synthesizer by their prefix in the file."""
+    return {
+        "branch": synth.branch_,
+        "matching": synth.matching_,
+        "discriminator": synth.discriminator_,
+    }
 
 
 def synthesizer_tensors(synth: DefectSynthesizer) -> dict[str, Tensor]:
     """All tensors of a fitted synthesizer by name, the backbone's left out."""
-    parts: dict[str, nn.Module] = {"branch": synth.branch_, "matching": synth.matching_}
-    if synth.discriminator_ is not None:
-        parts["discriminator"] = synth.discriminator_
     tensors = {
         f"{part}.{name}": value.detach().cpu()
-        for part, module in parts.items()
+        for part, module in _networks(synth).items()
         for name, value in module.state_dict().items()
     }
     return {**tensors, **{f"codes.{name}": value for name, value in synth.codes_.items()}}
@@ -116,17 +111,14 @@ def load_synthesizer(
         defect = DefectConfig.from_dict(config["config"]["defect"])
         first = defect.first_resolution
         synth = cls(backbone, preset=config["preset"], first_resolution=first, device=device)
-        networks = config["networks"]
         synth.config_ = config["config"]
     synth.branch_ = DefectBranch(shape, defect)
     synth.matching_ = new_matching(shape, defect)
-    synth.discriminator_ = None
+    synth.discriminator_ = new_discriminator(shape)
+    networks = _networks(synth)
     unclaimed(tensors, ("codes", *networks))
-    load_strict(synth.branch_, tensors, "branch", str(folder))
-    load_strict(synth.matching_, tensors, "matching", str(folder))
-    if "discriminator" in networks:
-        synth.discriminator_ = new_discriminator(shape)
-        load_strict(synth.discriminator_, tensors, "discriminator", str(folder))
+    for name, module in networks.items():
+        load_strict(module, tensors, name, str(folder))
     synth.codes_ = {
         name.removeprefix("codes."): value
         for name, value in tensors.items()
@@ -135,9 +127,8 @@ def load_synthesizer(
     synth.backbone_, synth.backbone_digest_ = backbone, config["backbone"]["digest"]
     synth.history_ = []
     where = next(backbone.parameters()).device
-    for module in (synth.branch_, synth.matching_, synth.discriminator_):
-        if module is not None:
-            module.to(where).requires_grad_(False).eval()
+    for module in networks.values():
+        module.to(where).requires_grad_(False).eval()
     return synth
 
 

@@ -40,17 +40,12 @@ def _add_demo(commands: Any) -> None:
     parser = _command(
         commands,
         "demo",
-        "Train on the shipped example for some minutes, sample it, score it, and report.",
-        "  defectgen demo\n  defectgen demo --from-scratch --kimg 40 --out out/scratch",
+        "Learn the defect of the shipped example in some minutes, sample it, score it, and report.",
+        "  defectgen demo\n  defectgen demo --kimg 20 --out out/longer",
     )
     parser.add_argument("--out", default="out/demo", help="output folder (default: %(default)s)")
     parser.add_argument(
-        "--from-scratch",
-        action="store_true",
-        help="train the defect from nothing instead of going on with the shipped weights",
-    )
-    parser.add_argument(
-        "--kimg", type=float, help="thousands of training images (default: some minutes)"
+        "--kimg", type=float, help="thousands of training images (default: about two minutes)"
     )
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
 

@@ -72,7 +72,8 @@ class Backbone(Parameters, nn.Module):
             everywhere.
 
     Attributes:
-        generator: the moving average of the trained generator, or None before ``fit``.
+        generator: the moving average of the trained generator, of the best snapshot: that nearest
+            to the good images by the distance of patches. None before ``fit``.
         discriminator: the trained discriminator, or None.
         config_: everything that was decided: networks, training, augmentation and data.
         history_: one record per tick of the last fit.

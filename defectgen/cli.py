@@ -114,12 +114,7 @@ def _demo(arguments: argparse.Namespace) -> None:
     from defectgen.demo import demo
     from defectgen.demo_report import score_lines
 
-    result = demo(
-        arguments.out,
-        from_scratch=arguments.from_scratch,
-        kimg=arguments.kimg,
-        seed=arguments.seed,
-    )
+    result = demo(arguments.out, kimg=arguments.kimg, seed=arguments.seed)
     print("\n".join(score_lines(result)))
     print(f"samples, contact sheet and report.md: {result.folder}")
 

@@ -275,7 +275,7 @@ def defect_training(
     Args:
         config: network shape of the backbone.
         preset: None or "dfmgan".
-        kimg: None takes 400 in the preset, else 20 below 128 px and 200 from there up.
+        kimg: None takes 400 in the preset, else 8 below 128 px and 200 from there up.
         batch_size: None takes 32 in the preset, else 16.
         seed: of the run.
         warm: begin with the reconstruction phase (not when an earlier fit is continued).
@@ -284,7 +284,7 @@ def defect_training(
     if preset == "dfmgan":
         numbers = _published(config, 400.0 if kimg is None else kimg, batch_size, seed)
         return replace(numbers, ema_rampup=None, ada_kimg=100.0, precision=precision)
-    default = 20.0 if config.resolution < 128 else 200.0
+    default = 8.0 if config.resolution < 128 else 200.0
     total = default if kimg is None else kimg
     return replace(
         _recipe(config, total, batch_size, seed),

@@ -31,9 +31,8 @@ from defectgen.writer import METADATA_NAME, write_samples
 
 _logger = logging.getLogger("defectgen")
 
-#: Thousands of training images of one demo, two to four minutes on two CPU cores: continued, and
-#: from scratch, where four fifths are of the faster reconstruction kind.
-DEMO_KIMG, SCRATCH_KIMG = 4.0, 8.0
+#: Thousands of training images of one demo: about two minutes on two CPU cores.
+DEMO_KIMG = 4.0
 #: Pairs drawn, scored and written.
 DEMO_SAMPLES = 64
 
@@ -43,21 +42,19 @@ _COLUMNS = 8
 def demo(
     out: str | os.PathLike[str] = "out/demo",
     *,
-    from_scratch: bool = False,
     kimg: float | None = None,
     seed: int = 0,
 ) -> DemoResult:
     """Learn paint on hazelnuts from 17 photos, draw 64 pairs, and say how good they are.
 
+    The defect branch is trained from nothing on the shipped backbone, which is not changed.
     Writes ``images/``, ``masks/``, ``normals/``, ``metadata.jsonl``, ``contact_sheet.png`` and
     ``report.md``. An earlier demo in ``out`` is replaced once the new one is complete. The run
     lies beside it in ``OUT.run`` until then: a demo that was stopped goes on when called again.
 
     Args:
         out: new or empty, or the output of an earlier demo.
-        from_scratch: train the defect branch from nothing instead of going on with the shipped one.
-            Both stand on the shipped backbone, which is not changed.
-        kimg: training budget, thousands of images; None takes two to four minutes on two cores.
+        kimg: training budget, thousands of images; None takes about two minutes on two CPU cores.
         seed: of training and samples.
 
     Raises:
@@ -65,43 +62,39 @@ def demo(
         TrainingError: if training diverged.
     """
     target = Path(out)
-    default = SCRATCH_KIMG if from_scratch else DEMO_KIMG
-    budget = default if kimg is None else kimg
+    budget = DEMO_KIMG if kimg is None else kimg
     check_range("kimg", budget, low=0.001)
     check_range("seed", seed, low=0, integer=True)
     _check_replaceable(target)
     seconds: dict[str, float] = {}
     example = example_folders()
     with _timed("load weights and photos", seconds):
-        synth, backbone = _starting_point(from_scratch)
+        backbone = Backbone.from_pretrained(example.backbone)
         shape = backbone.fitted().config
         real = load_pairs(
             example.defects, example.masks, resolution=shape.resolution, channels=shape.channels
         )
-    before = None
-    earlier = 0.0
-    if not from_scratch:
-        with _timed("sample and score before", seconds):
-            before = _score(synth, real, _draw(synth, seed))
-        earlier = float(synth.config_["trained_kimg"])
-    run_dir = _run_folder(target, from_scratch, budget, seed)
+    run_dir = _run_folder(target, budget, seed)
     stopped = (run_dir / RESUME_NAME).is_file()
-    synth.set_params(
-        kimg=budget, seed=seed, verbose=2, warm_start=not from_scratch, run_dir=run_dir
+    synth = DefectSynthesizer(
+        backbone, kimg=budget, precision="auto", run_dir=run_dir, seed=seed, verbose=2
     )
     with _timed("train on from where it was stopped" if stopped else "train", seconds):
         synth.fit(example.defects, example.masks, resume=True)
     with _timed("sample", seconds):
-        samples = _draw(synth, seed)
+        parts = synth.iter_samples(DEMO_SAMPLES, seed=seed, return_normals=True)
+        samples = DefectBatch.concat(list(parts))
+    with _timed("score", seconds):
+        radius = receptive_radius(synth.branch_.resolutions[0], shape.resolution)
+        scores = score_table(real, samples, radius)
+    with _timed("measure the speed", seconds):
+        speed = measure_speed(synth, real)
     result = DemoResult(
         folder=target,
-        from_scratch=from_scratch,
-        kimg=synth.config_["trained_kimg"] - earlier,
-        earlier_kimg=earlier,
-        before=before,
-        after=_after(synth, real, samples, seconds),
+        kimg=synth.config_["trained_kimg"],
+        scores=scores,
         seconds=seconds,
-        speed=_speed(synth, real, seconds),
+        speed=speed,
     )
     _write(result, real, samples, _metadata(synth), seed)
     _remove_run(run_dir)
@@ -109,38 +102,6 @@ def demo(
 
 
 # -- steps -----------------------------------------------------------------------------------------
-
-
-def _starting_point(from_scratch: bool) -> tuple[DefectSynthesizer, Backbone]:
-    """The shipped synthesizer, or a new one on the shipped backbone; and the backbone."""
-    example = example_folders()
-    if from_scratch:
-        backbone = Backbone.from_pretrained(example.backbone)
-        return DefectSynthesizer(backbone, precision="auto"), backbone
-    synth = DefectSynthesizer.from_pretrained(example.synthesizer).set_params(precision="auto")
-    return synth, synth.backbone_
-
-
-def _draw(synth: DefectSynthesizer, seed: int) -> DefectBatch:
-    parts = synth.iter_samples(DEMO_SAMPLES, seed=seed, return_normals=True)
-    return DefectBatch.concat(list(parts))
-
-
-def _score(synth: DefectSynthesizer, real: PairSet, samples: DefectBatch) -> dict[str, float]:
-    first, side = synth.branch_.resolutions[0], int(samples.images.shape[-1])
-    return score_table(real, samples, receptive_radius(first, side))
-
-
-def _after(
-    synth: DefectSynthesizer, real: PairSet, samples: DefectBatch, seconds: dict[str, float]
-) -> dict[str, float]:
-    with _timed("score after", seconds):
-        return _score(synth, real, samples)
-
-
-def _speed(synth: DefectSynthesizer, real: PairSet, seconds: dict[str, float]) -> dict[str, float]:
-    with _timed("measure the speed", seconds):
-        return measure_speed(synth, real)
 
 
 def _write(
@@ -198,10 +159,9 @@ def _timed(step: str, seconds: dict[str, float]) -> Iterator[None]:
 # -- output folder ---------------------------------------------------------------------------------
 
 
-def _run_folder(target: Path, from_scratch: bool, kimg: float, seed: int) -> Path:
+def _run_folder(target: Path, kimg: float, seed: int) -> Path:
     """Where the training of this very demo lies: one with other numbers has a folder of its own."""
-    start = "scratch" if from_scratch else "continued"
-    return run_beside(target) / f"{start}_{kimg:g}kimg_seed{seed}"
+    return run_beside(target) / f"{kimg:g}kimg_seed{seed}"
 
 
 def _remove_run(run_dir: Path) -> None:

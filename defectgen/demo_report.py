@@ -23,35 +23,24 @@ class DemoResult:
 
     Attributes:
         folder: where everything lies.
-        from_scratch: the branch began from nothing instead of from the shipped one.
-        kimg: thousands of training images of this run.
-        earlier_kimg: of the shipped branch it began from; 0 from scratch.
-        before: scores of the shipped branch; None from scratch.
-        after: scores of the branch that the samples come from.
+        kimg: thousands of training images.
+        scores: of the samples; see :data:`defectgen.scores.PROTOCOLS`.
         seconds: duration of each step by name.
         speed: milliseconds per image, see :func:`defectgen.demo_speed.measure_speed`.
     """
 
     folder: Path
-    from_scratch: bool
     kimg: float
-    earlier_kimg: float
-    before: dict[str, float] | None
-    after: dict[str, float]
+    scores: dict[str, float]
     seconds: dict[str, float]
     speed: dict[str, float]
 
 
 def score_lines(result: DemoResult) -> list[str]:
     """The scores as lines of a Markdown table."""
-    lines = ["| score | before | after |", "|---|---:|---:|"]
-    for name in PROTOCOLS:
-        numbers = [
-            "none" if scores is None else f"{scores[name]:.4g}" if name in scores else "undefined"
-            for scores in (result.before, result.after)
-        ]
-        lines.append(f"| {name} | {numbers[0]} | {numbers[1]} |")
-    return lines
+    scores = result.scores
+    shown = {n: f"{scores[n]:.4g}" if n in scores else "undefined" for n in PROTOCOLS}
+    return ["| score | value |", "|---|---:|", *(f"| {n} | {v} |" for n, v in shown.items())]
 
 
 def speed_lines(speed: dict[str, float]) -> list[str]:
@@ -65,25 +54,15 @@ def speed_lines(speed: dict[str, float]) -> list[str]:
 
 def report(result: DemoResult, pairs: int, drawn: int, seed: int) -> str:
     """The report in Markdown: ``pairs`` photos were learned, ``drawn`` samples written."""
-    if result.from_scratch:
-        start = (
-            f"A defect branch was trained from nothing for {result.kimg:.2f} kimg (thousands of "
-            f"training images) on {pairs} photos with masks and the shipped backbone. There are no "
-            "scores before, because there was no branch."
-        )
-    else:
-        start = (
-            f"The shipped defect branch, trained for {result.earlier_kimg:.2f} kimg (thousands of "
-            f"training images) before it was shipped, was trained for {result.kimg:.2f} kimg more "
-            f"on the same {pairs} photos with masks. *Before* is the shipped branch, *after* the "
-            f"one that drew the pictures here; both drew the same seeds. `--from-scratch` starts "
-            "without the shipped branch."
-        )
     steps = [f"| {name} | {value:.1f} |" for name, value in result.seconds.items()]
     total = sum(result.seconds.values())
     blocks = [
         [TITLE],
-        [f"defectgen {__version__}, seed {seed}. {start}"],
+        [
+            f"defectgen {__version__}, seed {seed}. A defect branch was trained from nothing for "
+            f"{result.kimg:.2f} kimg (thousands of training images) on {pairs} photos with masks "
+            "and the shipped backbone."
+        ],
         [
             f"![{drawn} pairs were drawn; the sheet shows 16]({SHEET_NAME})",
         ],

@@ -98,28 +98,6 @@ def pyramid_l1(
     return total / count
 
 
-def balanced_mask_bce(logits: Tensor, masks: Tensor, steepness: float) -> Tensor:
-    """Binary cross-entropy of sigmoid(steepness * logits), defect pixels weighing more.
-
-    With a the share of defect pixels, each of them weighs sqrt((1 - a) / a) times as much as
-    another: the geometric middle between the plain loss, which loses thin and rare parts, and one
-    with equal weight for both classes, which draws everything too large.
-
-    Args:
-        logits: (N, 1, H, W).
-        masks: bool (N, 1, H, W).
-        steepness: k; the gradient vanishes where a logit is right by several 1 / k, which keeps
-            logits near the range where the matching discriminator still feels them.
-    """
-    target = masks.to(logits.dtype)
-    loss = F.binary_cross_entropy_with_logits(steepness * logits, target, reduction="none")
-    positives = target.sum()
-    negatives = target.numel() - positives
-    factor = (negatives.clamp_min(1.0) / positives.clamp_min(1.0)).sqrt()
-    weight = torch.where(masks, factor, torch.ones_like(factor))
-    return (weight * loss).sum() / weight.sum()
-
-
 def texture_distance(
     images: Tensor,
     targets: Tensor,

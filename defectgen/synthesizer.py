@@ -39,28 +39,29 @@ from defectgen.training.defect_task import DefectTask
 class DefectSynthesizer(Evaluated, Parameters):
     """Unlimited pairs of defect image and exact mask, learned from 5 to 25 photos.
 
+    Masks are those of the photos, moved and bent, and the weights hold these photos: publish
+    neither without the right to. With the preset masks are learned.
+
     Args:
         backbone: a fitted :class:`~defectgen.Backbone`, or the folder of one.
         preset: None for this library's recipe; "dfmgan" for the published one.
-        kimg: budget, thousands of training images shown. None: 20 below 128 px, 200 above; the
-            preset 400.
+        kimg: budget, thousands of images shown. None: 8 below 128 px, 200 above; the preset 400.
         batch_size: None: 16; the preset 32.
         precision: "fp32"; "bf16", faster on hardware that has it; "auto": "bf16" on such a CPU.
-        first_resolution: lowest resolution that the branch manipulates, a power of two from 8 to
-            the image's: a larger one for smaller defects. None: a quarter of the image's.
-        warm_start: continue from the branch of the last ``fit`` (or ``from_pretrained``) instead
-            of forgetting it.
+        first_resolution: lowest resolution the branch manipulates, a power of two from 8 to the
+            image's. None: a quarter of the image's.
+        warm_start: continue from the branch of the last ``fit`` or of ``from_pretrained``.
         run_dir: folder for history, contact sheets and the resume file; None writes nothing.
         seed: None draws one; it is kept in ``config_``.
         device: None takes the GPU where there is one.
         verbose: 0 silent, 1 speed as a line and a bar on a terminal, 2 a bar everywhere.
 
     Attributes:
-        branch_: the moving average of the trained defect branch.
+        branch_: the moving average of the trained branch, of its best snapshot.
         backbone_: the backbone that was used; a later ``fit`` of the one given does not change it.
         config_: everything that was decided.
-        history_: one record per tick of the last fit; "area/fake" is the mean mask area: of fresh
-            samples, before the adversarial part of what the mask head says of the training pairs.
+        history_: one record per tick; "area/fake" is the mean mask area, "score" what snapshots
+            are chosen by: a distance of patches to the training images, and mask areas.
     """
 
     def __init__(
@@ -112,7 +113,7 @@ class DefectSynthesizer(Evaluated, Parameters):
         shape = backbone.fitted().config
         pairs = load_pairs(defect_imgs, masks, resolution=shape.resolution, channels=shape.channels)
         digest = backbone.digest()
-        learned = self._learned(backbone, digest)
+        learned = self._learned(digest)
         warm = learned is None or not learned.knows(pairs)
         earlier = self.config_["trained_kimg"] if learned is not None else 0.0
         if resumed is not None:  # as when the run began, whatever was learned since
@@ -144,7 +145,7 @@ class DefectSynthesizer(Evaluated, Parameters):
     ) -> None:
         """Set the learned attributes from the state as it is."""
         self.branch_ = task.average.eval()
-        self.discriminator_: Discriminator | None = task.judge
+        self.discriminator_: Discriminator = task.judge
         self.matching_ = task.matcher
         self.codes_ = task.codes()
         self.backbone_, self.backbone_digest_ = backbone.snapshot(), digest
@@ -152,8 +153,8 @@ class DefectSynthesizer(Evaluated, Parameters):
         self.config_: dict[str, Any] = {**decided, "trained_kimg": kimg}
         self.history_ = task.state.history
 
-    def _learned(self, backbone: Backbone, backbone_digest: str) -> Learned | None:
-        """What an earlier fit left to continue from; without a discriminator the backbone's."""
+    def _learned(self, backbone_digest: str) -> Learned | None:
+        """What an earlier fit left to continue from."""
         if not self.warm_start or not hasattr(self, "branch_"):
             return None
         if backbone_digest != self.backbone_digest_:
@@ -161,9 +162,8 @@ class DefectSynthesizer(Evaluated, Parameters):
                 "warm_start: the backbone whose weights the branch was trained on; got another; "
                 "take that one, or warm_start=False."
             )
-        judge = self.discriminator_ or backbone.networks()[1]
         digest = self.config_["data"]["digest"]
-        return Learned(self.branch_, judge, self.matching_, self.codes_, digest)
+        return Learned(self.branch_, self.discriminator_, self.matching_, self.codes_, digest)
 
     def _resolve_backbone(self) -> Backbone:
         if isinstance(self.backbone, Backbone):

@@ -1,22 +1,23 @@
-"""The demo on tiny stand-ins for the shipped weights, and once on the shipped ones."""
+"""The demo on a tiny stand-in for the shipped backbone, and once on the shipped one."""
 
 from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from defectgen import Backbone, ConfigError, DefectSynthesizer
+from defectgen import Backbone, ConfigError
 from defectgen import demo as module
 from defectgen.cli import main
 from defectgen.data.example import ExampleFolders
 from defectgen.data.images import load_pairs
 from defectgen.demo import demo
-from defectgen.demo_report import TITLE, DemoResult, report, score_lines
+from defectgen.demo_report import TITLE, DemoResult, report
 from defectgen.demo_speed import measure_speed
 from defectgen.ops._dispatch import mode
 from defectgen.scores import PROTOCOLS
@@ -39,9 +40,9 @@ PARTS = {"images", "masks", "normals", "metadata.jsonl", "contact_sheet.png", "r
 
 @pytest.fixture(scope="module")
 def stand_in(tmp_path_factory):
-    """An example of the same form as the shipped one: 32 px, two iterations of training."""
+    """An example of the same form as the shipped one: 32 px, a backbone of two iterations."""
     root = tmp_path_factory.mktemp("example")
-    folders = ExampleFolders(*(root / n for n in ("good", "defect", "mask", "backbone", "synth")))
+    folders = ExampleFolders(*(root / n for n in ("good", "defect", "mask", "backbone")))
     random = np.random.default_rng(0)
     for folder in (folders.good, folders.defects, folders.masks):
         folder.mkdir()
@@ -55,8 +56,6 @@ def stand_in(tmp_path_factory):
         Image.fromarray(mask).save(folders.masks / f"{index}.png")
     tiny = {"kimg": 0.016, "batch_size": 8, "seed": 0, "verbose": 0, "device": "cpu"}
     Backbone(32, augment="none", **tiny).fit(folders.good).save_pretrained(folders.backbone)
-    synth = DefectSynthesizer(folders.backbone, **tiny).fit(folders.defects, folders.masks)
-    synth.save_pretrained(folders.synthesizer)
     return folders
 
 
@@ -69,7 +68,7 @@ def example(stand_in, monkeypatch):
     return stand_in
 
 
-def test_the_demo_goes_on_with_the_shipped_branch_and_writes_everything(example, tmp_path):
+def test_the_demo_trains_a_branch_on_the_shipped_backbone_and_writes_everything(example, tmp_path):
     out = tmp_path / "a" / "demo"
     result = demo(out, kimg=0.016, seed=3)
     assert {p.name for p in out.iterdir()} == PARTS
@@ -77,29 +76,24 @@ def test_the_demo_goes_on_with_the_shipped_branch_and_writes_everything(example,
         assert len(list((out / part).iterdir())) == SAMPLES
     assert [p.name for p in out.parent.iterdir()] == ["demo"]
     assert result.kimg == pytest.approx(0.016)
-    assert result.earlier_kimg == pytest.approx(0.016)
-    assert result.before is not None
-    assert set(result.after) <= set(PROTOCOLS)
+    assert set(result.scores) <= set(PROTOCOLS)
     first = json.loads((out / "metadata.jsonl").read_text().splitlines()[0])
     assert first["seed"] == 3
-    shipped = DefectSynthesizer.from_pretrained(example.synthesizer, device="cpu")
-    assert first["backbone_digest"] == shipped.backbone_.digest()
+    shipped = Backbone.from_pretrained(example.backbone, device="cpu")
+    assert first["backbone_digest"] == shipped.digest()
     text = (out / "report.md").read_text()
-    assert "The shipped defect branch, trained for 0.02 kimg" in text
-    assert f"| area_real | {result.before['area_real']:.4g} |" in text
+    assert "A defect branch was trained from nothing for 0.02 kimg" in text
+    assert f"| area_real | {result.scores['area_real']:.4g} |" in text
     with Image.open(out / "contact_sheet.png") as sheet:
         assert sheet.width >= 8 * 96
 
 
-def test_the_demo_from_scratch_has_no_scores_before_and_replaces_an_earlier_one(example, tmp_path):
+def test_the_demo_replaces_an_earlier_one(example, tmp_path):
     out = tmp_path / "demo"
-    for part in ("images", "report.md"):
-        (out / part).mkdir(parents=True) if part == "images" else None
+    (out / "images").mkdir(parents=True)
     (out / "images" / "old.png").write_bytes(b"old")
     (out / "report.md").write_text(f"{TITLE}\n\nold\n")
-    result = demo(out, from_scratch=True, kimg=0.016)
-    assert result.before is None
-    assert result.earlier_kimg == 0
+    demo(out, kimg=0.016)
     assert not (out / "images" / "old.png").exists()
     assert "trained from nothing" in (out / "report.md").read_text()
     assert [p.name for p in tmp_path.iterdir()] == ["demo"]
@@ -161,7 +155,7 @@ def test_ctrl_c_keeps_the_run_and_the_same_command_goes_on(example, tmp_path, mo
     assert [a.read_bytes() for a in pictures[0]] == [b.read_bytes() for b in pictures[1]]
     text = (tmp_path / "x" / "report.md").read_text()
     assert "| train on from where it was stopped |" in text
-    assert f"| {whole.after['area_generated']:.4g} |" in text
+    assert f"| {whole.scores['area_generated']:.4g} |" in text
 
 
 @pytest.mark.parametrize("bad", [{"kimg": 0.0}, {"kimg": float("nan")}, {"seed": -1}])
@@ -170,66 +164,59 @@ def test_bad_numbers_are_refused_before_anything_is_loaded(tmp_path, bad):
         demo(tmp_path / "x", **bad)
 
 
-def result(before: dict[str, float] | None) -> DemoResult:
-    after = dict.fromkeys(PROTOCOLS, 0.5)
-    del after["change_iou"]
+@pytest.fixture
+def result():
+    scores = dict.fromkeys(PROTOCOLS, 0.5)
+    del scores["change_iou"]
     return DemoResult(
-        folder=None,  # type: ignore[arg-type]
-        from_scratch=before is None,
+        folder=Path("out"),
         kimg=2.0,
-        earlier_kimg=0.0 if before is None else 40.0,
-        before=before,
-        after=after,
+        scores=scores,
         seconds={"train": 60.0, "sample": 1.5},
         speed=dict(SPEED),
     )
 
 
-def test_the_report_has_protocols_scores_durations_and_attribution():
-    text = report(result(dict.fromkeys(PROTOCOLS, 0.25)), 17, 64, 5)
+def test_the_report_has_protocols_scores_durations_and_attribution(result):
+    text = report(result, 17, 64, 5)
     for name, protocol in PROTOCOLS.items():
         assert f"- **{name}**: {protocol}." in text
-    assert "| swd_real | 0.25 | 0.5 |" in text
-    assert "| change_iou | 0.25 | undefined |" in text
+    assert "| swd_real | 0.5 |" in text
+    assert "| change_iou | undefined |" in text
     assert "| train | 60.0 |" in text
     assert "| all | 61.5 |" in text
     assert "CC BY 4.0" in text
-    assert "40.00 kimg" in text
+    assert "2.00 kimg" in text
     assert text.startswith(f"{TITLE}\n")
 
 
-def test_scores_before_are_none_from_scratch():
-    assert "| swd_real | none | 0.5 |" in score_lines(result(None))
-
-
-def test_the_command_on_the_shipped_weights(tmp_path, capsys, monkeypatch):
+def test_the_command_on_the_shipped_backbone(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(module, "DEMO_SAMPLES", SAMPLES)
     monkeypatch.setattr(module, "measure_speed", lambda synth, pairs: dict(SPEED))
     out = tmp_path / "demo"
     assert main(["demo", "--out", str(out), "--kimg", "0.064"]) == 0
     captured = capsys.readouterr()
     assert str(out) in captured.out
-    assert re.search(r"^\| swd_generated \| [\d.e+]+ \| [\d.e+]+ \|$", captured.out, re.M)
+    assert re.search(r"^\| swd_generated \| [\d.e+]+ \|$", captured.out, re.M)
     # The bar is shown even though this is no terminal.
     assert "kimg" in captured.err
     assert {p.name for p in out.iterdir()} == PARTS
 
 
-@pytest.mark.slow
-def test_the_speed_is_measured_both_ways(stand_in):
-    synth = DefectSynthesizer.from_pretrained(stand_in.synthesizer, device="cpu")
-    pairs = load_pairs(stand_in.defects, stand_in.masks, resolution=32, channels=3)
-    before = {name: value.clone() for name, value in synth.branch_.state_dict().items()}
-    found = measure_speed(synth, pairs)
+def test_the_speed_is_measured_both_ways(fitted_synth, defects):
+    pairs = load_pairs(*defects(6), resolution=32, channels=3)
+    branch = fitted_synth.branch_
+    before = {name: value.clone() for name, value in branch.state_dict().items()}
+    found = measure_speed(fitted_synth, pairs)
     assert set(found) == set(SPEED)
     assert all(value > 0 for name, value in found.items() if name not in ("native", "bf16"))
     # Another mode than before would make every later figure of the process a lie.
     assert mode() == "auto"
-    assert all(torch.equal(value, before[k]) for k, value in synth.branch_.state_dict().items())
+    assert all(torch.equal(value, before[k]) for k, value in branch.state_dict().items())
 
 
-def test_the_report_says_by_how_much_it_is_faster():
-    text = report(result(None), 17, 64, 5)
+def test_the_report_says_by_how_much_it_is_faster(result):
+    text = report(result, 17, 64, 5)
     assert "| sampling | 2.00 | 3.00 | 1.50 |" in text
     assert "| training | 40.00 | 50.00 | 1.25 |" in text
     assert "\nThis demo: native kernels, float32." in text

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
-import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
 import defectgen
-from defectgen.data.example import ASSETS
+from defectgen.data.example import example_folders
 
 EXAMPLES = Path(defectgen.__file__).parents[1] / "examples"
 pytestmark = [
@@ -45,16 +45,13 @@ def call(monkeypatch):
     return run
 
 
-def test_train_demo_writes_both_folders_with_all_that_is_known(script, call, tmp_path, monkeypatch):
-    demo, home = script("train_demo"), tmp_path / "assets" / "hazelnut"
-    for part in ("good", "defect", "mask"):
-        shutil.copytree(ASSETS / "hazelnut" / part, home / part)
-    monkeypatch.setattr(demo, "ASSETS", home.parent)
-    work = tmp_path / "work"
-    call(demo, "--backbone-kimg", 0.016, "--defect-kimg", 0.016, "--work", work)
-    for part in ("backbone", "synthesizer"):
-        config = json.loads((home / part / "config.json").read_text())["config"]
-        assert config["minutes"] >= 0
-        assert {"seed", "kimg"} <= set(config["training"])
-        assert config["data"]["digest"].startswith("sha256:")
-        assert "swd_generated" in config["scores"]
+def test_train_demo_writes_the_backbone_with_all_that_is_known(script, call, tmp_path, monkeypatch):
+    demo = script("train_demo")
+    example = dataclasses.replace(example_folders(), backbone=tmp_path / "backbone")
+    monkeypatch.setattr(demo, "example_folders", lambda: example)
+    call(demo, "--kimg", 0.016, "--work", tmp_path / "work")
+    config = json.loads((example.backbone / "config.json").read_text())["config"]
+    assert config["minutes"] >= 0
+    assert {"seed", "kimg"} <= set(config["training"])
+    assert config["data"]["digest"].startswith("sha256:")
+    assert "swd_generated" in config["scores"]

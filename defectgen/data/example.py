@@ -18,14 +18,12 @@ class ExampleFolders:
         defects: 17 images with paint on the nut.
         masks: their masks, equal stems.
         backbone: weights folder of a :class:`~defectgen.Backbone`.
-        synthesizer: weights folder of a :class:`~defectgen.DefectSynthesizer`.
     """
 
     good: Path
     defects: Path
     masks: Path
     backbone: Path
-    synthesizer: Path
 
 
 def example_folders() -> ExampleFolders:
@@ -36,5 +34,4 @@ def example_folders() -> ExampleFolders:
         defects=home / "defect",
         masks=home / "mask",
         backbone=home / "backbone",
-        synthesizer=home / "synthesizer",
     )

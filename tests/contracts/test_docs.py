@@ -98,4 +98,4 @@ def test_the_helpers_find_what_they_look_for():
         "a.B": ["c", "d"],
         "e": [],
     }
-    assert options("`--out DIR`, --from-scratch, a --- b, --help") == {"--out", "--from-scratch"}
+    assert options("`--out DIR`, --batch-size, a --- b, --help") == {"--out", "--batch-size"}

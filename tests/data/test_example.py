@@ -57,7 +57,7 @@ def test_loading_the_example_at_its_size_changes_no_pixel(example):
 
 
 def test_all_folders_lie_in_the_package(example):
-    for folder in (example.backbone, example.synthesizer, example.good):
+    for folder in (example.backbone, example.good):
         assert folder.is_relative_to(ASSETS)
 
 
@@ -74,33 +74,19 @@ def test_the_same_pictures_come_out_of_the_data_set(example, data_dir):
     assert ours.digest == pairs.digest
 
 
-def test_the_weights_load_and_belong_together(example):
-    from defectgen import Backbone, DefectSynthesizer
+def test_the_weights_load_and_know_the_good_images(example):
+    from defectgen import Backbone
 
     backbone = Backbone.from_pretrained(example.backbone, device="cpu")
-    synth = DefectSynthesizer.from_pretrained(example.synthesizer, device="cpu")
-    assert synth.backbone_.digest() == backbone.digest()
     good = load_images(example.good, resolution=64, channels=3)
     assert backbone.config_["data"]["digest"] == good.digest
-    pairs = load_pairs(example.defects, example.masks, resolution=64, channels=3)
-    assert synth.config_["data"]["digest"] == pairs.digest
 
 
-@pytest.mark.parametrize("part", ["backbone", "synthesizer"])
-def test_the_shipped_weights_say_where_they_come_from(example, part):
-    config = json.loads((getattr(example, part) / "config.json").read_text())["config"]
+def test_the_shipped_weights_say_where_they_come_from(example):
+    config = json.loads((example.backbone / "config.json").read_text())["config"]
     assert config["training"]["seed"] == 0
     assert config["trained_kimg"] == config["training"]["kimg"]  # in one piece, to the end
-    assert config["minutes"] > 20
+    assert config["minutes"] > 5
     assert config["threads"] >= 1
     assert config["scores"]["swd_generated"] > 0
     assert config["data"]["digest"].startswith("sha256:")
-
-
-def test_the_shipped_branch_draws_masks_of_the_right_size(example):
-    from defectgen import DefectSynthesizer
-
-    synth = DefectSynthesizer.from_pretrained(example.synthesizer, device="cpu")
-    _, masks = synth.sample(32, seed=0, return_masks=True)
-    area = float(masks.float().mean())
-    assert 0.5 < area / synth.config_["data"]["mask_area"] < 2
