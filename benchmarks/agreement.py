@@ -1,4 +1,4 @@
-"""Does training in bfloat16 end where float32 ends? The demo from scratch in both, on some seeds.
+"""Does training in bfloat16 end where float32 ends? The demo's data in both, on some seeds.
 
     python benchmarks/agreement.py --seeds 0 1    # about a quarter of an hour on two cores
 

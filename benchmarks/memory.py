@@ -19,11 +19,13 @@ def peak(job: str, *words: str) -> float:
 
 
 def sampling(count: str) -> None:
-    """Draw from the shipped synthesizer and throw the batches away."""
+    """Draw from a synthesizer that was fitted for one iteration and throw the batches away."""
     from defectgen import DefectSynthesizer
     from defectgen.data.example import example_folders
 
-    synth = DefectSynthesizer.from_pretrained(example_folders().synthesizer, device="cpu")
+    example = example_folders()
+    synth = DefectSynthesizer(example.backbone, kimg=0.016, seed=0, verbose=0, device="cpu")
+    synth.fit(example.defects, example.masks)
     for _ in synth.iter_samples(int(count), seed=0):
         pass
 

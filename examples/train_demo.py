@@ -36,7 +36,9 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
     example, run_dir, seed = example_folders(), arguments.work, arguments.seed
-    backbone = Backbone(64, kimg=arguments.kimg, run_dir=run_dir, seed=seed, verbose=2)
+    backbone = Backbone(
+        64, kimg=arguments.kimg, precision="bf16", run_dir=run_dir, seed=seed, verbose=2
+    )
     began, stopped = time.perf_counter(), run_dir.exists()
     backbone.fit(example.good, resume=True)
     # Of a run in several parts only the last is known: no minutes.

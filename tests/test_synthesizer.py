@@ -219,7 +219,7 @@ def test_ticks_are_a_hundredth_of_the_run_but_never_days(
 
     asked = []
     monkeypatch.setattr(
-        defectgen.estimator, "run", lambda *_, tick_images: asked.append(tick_images)
+        defectgen.estimator, "run", lambda *_, tick_images, judge: asked.append(tick_images)
     )
     DefectSynthesizer(fitted_backbone, **{**SHORT, "kimg": kimg}).fit(*defects(4))
     assert asked == [images]
