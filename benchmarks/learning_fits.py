@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-import defectgen.backbone
 import defectgen.synthesizer
 from benchmarks.learning_sets import PRODUCTS, SETS, SIDE, load_defects, load_goods
 from defectgen import Backbone, DefectBatch, DefectSynthesizer
@@ -50,9 +49,12 @@ class Recipe:
 _MATCH = {"match_channel_base": 1024, "match_channel_max": 64}
 RECIPES = {
     "default": Recipe(),
+    # A tenth of the default budgets.
+    "tenth": Recipe(kimg=0.8, backbone="tenth"),
     "dfmgan": Recipe(preset="dfmgan", kimg=8.0, batch_size=16, shape=_MATCH),
 }
-BACKBONES: dict[str, dict[str, Any]] = {"default": {}}
+#: What `Backbone` is given, by the name of the recipe.
+BACKBONES: dict[str, dict[str, Any]] = {"default": {}, "tenth": {"kimg": 3.6}}
 
 
 @contextmanager
@@ -77,10 +79,14 @@ def backbone_of(product: str, recipe: str, seed: int, data: Path, cache: Path) -
         goods, _ = load_goods(data, product)
         channels = PRODUCTS[product].channels
         backbone = Backbone(
-            SIDE, channels=channels, precision="auto", seed=seed, run_dir=run_of(folder)
+            SIDE,
+            channels=channels,
+            precision="auto",
+            seed=seed,
+            run_dir=run_of(folder),
+            **BACKBONES[recipe],
         )
-        with changed(defectgen.backbone, "backbone_training", BACKBONES[recipe]):
-            timed(folder, lambda: backbone.fit(goods.images, resume=True))
+        timed(folder, lambda: backbone.fit(goods.images, resume=True))
         backbone.save_pretrained(folder)
     return folder
 

@@ -49,7 +49,7 @@ class BaseImage(nn.Module):
         self.components.zero_()[:count] = basis.view(count, *self.mean.shape)
         used = codes.double()
         eye = torch.eye(used.shape[1], dtype=used.dtype, device=used.device)
-        ridge = 1e-4 * float(used.square().sum(1).mean()) * eye
+        ridge = (1e-4 * float(used.square().sum(1).mean()) + 1e-8) * eye
         solved = torch.linalg.solve(used.t() @ used + ridge, used.t() @ scores)  # (W, K)
         weight = self.coefficients.weight
         weight.zero_()[:count] = solved.t().to(weight.dtype) * weight.shape[1] ** 0.5

@@ -169,7 +169,8 @@ def test_whatever_a_resume_forgot_would_be_seen(script, whole, assert_same, tmp_
     """The original restores weights only (spec 2.8, 9); each thing it drops changes the end."""
     # The averages at the end, not those of a best snapshot from before the interruption.
     monkeypatch.setattr("defectgen.training.loop._due", lambda *_: False)
-    final = of_run(whole("backbone")[1])["averages"]
+    script.fit("backbone", tmp_path / "whole", None, resume=False)
+    final = of_run(tmp_path / "whole")["averages"]
     interrupted_at_nine(script, tmp_path / "cut")
     unseen = []
     for what in ("nothing", *FORGOTTEN):

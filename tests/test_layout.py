@@ -1,0 +1,37 @@
+"""What the photos show: a part in a fixed pose, in many, or a texture."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from defectgen.backbone_fit import measure_layout
+
+
+def draw(*size):
+    return torch.rand(size, generator=torch.Generator().manual_seed(0))
+
+
+def disc(x, y):
+    row = torch.arange(64).view(-1, 1)
+    return ((row - y) ** 2 + (torch.arange(64) - x) ** 2 < 200).float()
+
+
+@pytest.mark.parametrize(
+    ("expected", "pictures"),
+    [
+        ("aligned", torch.stack([disc(32, 32)] * 20)),
+        ("free", torch.stack([disc(24 + k % 5 * 4, 24 + k // 5 * 4) for k in range(20)])),
+        ("texture", draw(20, 64, 64)),
+    ],
+)
+def test_the_share_of_the_mean_tells_them_apart(expected, pictures):
+    images = ((0.8 * pictures + 0.05 * draw(20, 64, 64)).unsqueeze(1) * 255).byte()
+    layout, why = measure_layout(images)
+    assert layout == expected
+    assert why.startswith("the mean image has ")
+    assert why.endswith(".")
+
+
+def test_images_without_any_variance_are_a_texture():
+    assert measure_layout(torch.full((4, 3, 32, 32), 7, dtype=torch.uint8))[0] == "texture"

@@ -1,0 +1,147 @@
+"""Where a defect goes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from defectgen.augment.policy import POLICIES
+from defectgen.augment.warp import bend, within
+from defectgen.networks.known import KnownDefects
+from defectgen.placement import (
+    allowed_moves,
+    draw_fields,
+    moved_pairs,
+    moves_from,
+    place_masks,
+)
+
+SIDE = 64
+EVERYTHING = moves_from("flip_x,flip_y,translate_int,scale,rotate,anisotropic,translate_frac")
+
+
+def sources(count, first=0):
+    return [torch.Generator().manual_seed(first + k) for k in range(count)]
+
+
+def still(count):
+    return torch.eye(3).repeat(count, 1, 1), torch.zeros(count, 2, 4, 4)
+
+
+@pytest.fixture
+def known():
+    """A square at the top left of a dark half, and a wide bar at the bottom of the bright one."""
+    found = KnownDefects(2, 1, SIDE)
+    masks = torch.zeros(2, 1, SIDE, SIDE, dtype=torch.bool)
+    masks[0, :, 8:18, 8:18] = True
+    masks[1, :, 40:46, 36:60] = True
+    scene = torch.full((2, 1, SIDE, SIDE), -0.8)
+    scene[..., SIDE // 2 :] = 0.8
+    found.set(masks, torch.where(masks, 0.0, scene), scene)
+    return found
+
+
+def one_hot(pair, count):
+    return torch.eye(2)[pair].expand(count, 2)
+
+
+def test_moves_are_what_the_policy_grants_and_turns_on_parts():
+    assert allowed_moves(POLICIES["none"], turned=False) == ""
+    assert allowed_moves(POLICIES["none"], turned=True) == "rotate"
+    safe = allowed_moves(POLICIES["safe"], turned=False)
+    assert safe == "translate_int,scale,translate_frac"
+    assert moves_from(safe).scale
+    assert not moves_from(safe).rotate
+    assert moves_from("") == POLICIES["none"]
+
+
+def test_no_moves_and_no_bending_change_nothing(known):
+    images, masks = moved_pairs(known.images, known.masks, *still(2))
+    torch.testing.assert_close(images, known.images, rtol=0, atol=1e-5)
+    assert torch.equal(masks, known.masks > 0)
+
+
+def test_image_and_mask_move_together():
+    masks = torch.zeros(200, 1, SIDE, SIDE, dtype=torch.bool)
+    masks[:, :, 24:40, 20:36] = True
+    images = masks.float() * 2 - 1
+    draw = torch.Generator().manual_seed(0)
+    from defectgen.augment.geometry import draw_matrices
+
+    maps = draw_matrices(EVERYTHING, 200, SIDE, p=1.0, generator=draw)
+    moved, there = moved_pairs(images, masks, maps, draw_fields(200, SIDE, draw))
+    inside = (moved > 0) & there
+    both = (moved > 0) | there
+    iou = inside.sum((1, 2, 3)) / both.sum((1, 2, 3))
+    assert iou.median() > 0.9
+    assert there.any((1, 2, 3)).all()
+    assert not torch.equal(there, masks)
+
+
+def test_a_mask_that_would_leave_the_picture_stays():
+    masks = torch.zeros(1, 1, SIDE, SIDE, dtype=torch.bool)
+    masks[..., :10, :10] = True
+    maps, fields = still(1)
+    maps[0, 0, 2] = 30.0  # the picture moves 30 px to the left
+    images, moved = moved_pairs(masks.float(), masks, maps, fields)
+    assert torch.equal(moved, masks)
+    assert torch.equal(images, masks.float())
+
+
+def test_a_defect_does_not_go_on_mirrored_beyond_the_border():
+    masks = torch.zeros(1, 1, SIDE, SIDE, dtype=torch.bool)
+    masks[..., 10:30] = True
+    maps, fields = still(1)
+    maps[0, 0, 2] = -20.0  # to the right: columns 0 to 19 come from outside
+    _, moved = moved_pairs(masks.float(), masks, maps, fields)
+    assert moved[..., 30:50].all()
+    assert not moved[..., :30].any()
+    assert torch.equal(within(maps, SIDE)[0, 0, 0], torch.arange(SIDE) >= 20)
+
+
+def test_a_constant_field_is_a_shift_and_none_is_none():
+    images = torch.rand(2, 3, SIDE, SIDE)
+    fields = torch.zeros(2, 2, 4, 4)
+    torch.testing.assert_close(bend(images, fields), images, rtol=0, atol=1e-5)
+    fields[:, 0] = 3.0
+    torch.testing.assert_close(bend(images, fields)[..., :-3], images[..., 3:], rtol=0, atol=1e-4)
+
+
+def test_placed_masks_have_the_shape_of_their_pair_and_are_never_empty(known):
+    for pair, area in ((0, 100), (1, 144)):
+        placed = place_masks(known, EVERYTHING, one_hot(pair, 64), None, sources(64))
+        areas = placed.masks.float().sum((1, 2, 3))
+        assert areas.min() > 0
+        assert float(areas.median()) == pytest.approx(area, rel=0.25)
+        assert not placed.examples[~placed.masks].any()
+
+
+def test_a_sample_depends_on_its_own_generator_only(known):
+    weights = torch.full((6, 2), 0.5)
+    scenes = torch.rand(6, 1, SIDE, SIDE)
+    whole = place_masks(known, EVERYTHING, weights, scenes, sources(6))
+    alone = place_masks(known, EVERYTHING, weights[4:5], scenes[4:5], sources(1, 4))
+    assert torch.equal(whole.masks[4:5], alone.masks)
+    torch.testing.assert_close(whole.examples[4:5], alone.examples)
+    again = place_masks(known, EVERYTHING, weights, scenes, sources(6))
+    assert torch.equal(whole.masks, again.masks)
+
+
+def test_places_look_like_the_own_place(known):
+    """The square was on the dark half: on mirrored scenes it goes to the other side."""
+    dark_right = torch.full((100, 1, SIDE, SIDE), 0.8)
+    dark_right[..., SIDE // 2 :] = -0.8
+    placed = place_masks(known, EVERYTHING, one_hot(0, 100), dark_right, sources(100))
+    blind = place_masks(known, EVERYTHING, one_hot(0, 100), None, sources(100))
+
+    def on_dark(masks):
+        return float(masks[..., SIDE // 2 :].sum() / masks.sum())
+
+    assert on_dark(placed.masks) > 0.85
+    assert on_dark(blind.masks) < 0.7
+
+
+def test_without_moves_masks_only_bend(known):
+    placed = place_masks(known, moves_from(""), one_hot(1, 30), None, sources(30))
+    both = (placed.masks & (known.masks[1:2] > 0)).sum((1, 2, 3))
+    assert (both > 0.4 * 144).all()
