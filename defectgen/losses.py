@@ -118,21 +118,20 @@ def texture_distance(
         targets: (N, C, H, W).
         filters: (K, C, p, p), directions in the space of patches; scaled to length 1 here.
         levels: of an average-pooling pyramid by 2; ends where a side would be below 2p.
-        window: side in pixels of the full image within which places may be exchanged; None for
-            the whole image.
+        window: side in pixels of the full image within which places may be exchanged, a divisor
+            of both sides; None for the whole image. With windows images are continued by
+            reflection, so that every pixel lies in one.
     """
     filters = filters / filters.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
     both = torch.cat([images, targets])
     size, total, count = filters.shape[-1], images.new_zeros(()), 0
     for level in range(levels):
-        found = F.conv2d(both, filters)
         if window is None:
-            values = found.flatten(2)
+            values = F.conv2d(both, filters).flatten(2)
         else:
-            side = max(2, window >> level)
-            whole = found.shape[2] // side * side
-            cut = found[:, :, :whole, :whole].unfold(2, side, side).unfold(3, side, side)
-            values = cut.flatten(4)
+            found = F.conv2d(F.pad(both, [size // 2] * 4, mode="reflect"), filters)
+            side = min(max(2, window >> level), *found.shape[2:])
+            values = found.unfold(2, side, side).unfold(3, side, side).flatten(4)
         first, second = values.sort(dim=-1).values.chunk(2)
         total, count = total + (first - second).abs().mean(), count + 1
         if both.shape[-1] // 2 < 2 * size:

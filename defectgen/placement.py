@@ -138,7 +138,9 @@ def place_masks(
         own = torch.cat(
             [warp_mask(known.scenes[pairs, c : c + 1], small) for c in range(here.shape[1])], 1
         )
-        near = F.max_pool2d((there > 0.05).float(), 3, stride=1, padding=1)
+        # Of a small defect no cell is covered by much: relative to the best covered one.
+        cells = there > 0.05 * there.amax((1, 2, 3), keepdim=True)
+        near = F.max_pool2d(cells.float(), 3, stride=1, padding=1)
         difference = ((here - own).abs().mean(1, keepdim=True) * near).sum((1, 2, 3))
         contrast = known.scenes.std(dim=(2, 3)).mean().clamp_min(0.02)
         score = difference / near.sum((1, 2, 3)).clamp_min(1) / contrast

@@ -35,3 +35,18 @@ def test_the_share_of_the_mean_tells_them_apart(expected, pictures):
 
 def test_images_without_any_variance_are_a_texture():
     assert measure_layout(torch.full((4, 3, 32, 32), 7, dtype=torch.uint8))[0] == "texture"
+
+
+def test_the_share_is_that_of_the_mean_image():
+    """A fixed picture plus independent grain: the share of the variance follows from both."""
+    fixed = 40 * (draw(1, 1, 64, 64) - 0.5) * 12**0.5
+    grain = 20 * torch.randn(400, 1, 64, 64, generator=torch.Generator().manual_seed(1))
+    layout, why = measure_layout((128 + fixed + grain).round().clamp(0, 255).byte())
+    assert layout == "free"
+    assert why == "the mean image has 80% of the variance: many poses."  # 1600 of 1600 + 400
+
+
+def test_brightness_of_whole_images_does_not_count():
+    part = 50 * disc(32, 32) + draw(20, 64, 64)
+    images = (part + torch.linspace(0, 180, 20).view(-1, 1, 1)).unsqueeze(1).byte()
+    assert measure_layout(images)[0] == "aligned"

@@ -145,3 +145,67 @@ def test_without_moves_masks_only_bend(known):
     placed = place_masks(known, moves_from(""), one_hot(1, 30), None, sources(30))
     both = (placed.masks & (known.masks[1:2] > 0)).sum((1, 2, 3))
     assert (both > 0.4 * 144).all()
+
+
+def test_fields_bend_most_defects_by_a_share_of_the_side():
+    fields = draw_fields(2000, 100, torch.Generator().manual_seed(0))
+    assert fields.shape == (2000, 2, 4, 4)
+    bent = fields.flatten(1).any(1)
+    assert float(bent.float().mean()) == pytest.approx(0.7, abs=0.04)
+    assert float(fields[bent].std()) == pytest.approx(2.0, rel=0.05)  # 2 % of 100 px
+    assert torch.equal(fields, draw_fields(2000, 100, torch.Generator().manual_seed(0)))
+
+
+def test_one_generator_for_all_gives_different_places(known):
+    placed = place_masks(known, EVERYTHING, one_hot(0, 20), None, sources(1))
+    assert len(torch.unique(placed.masks.flatten(1), dim=0)) > 10
+
+
+def test_weights_decide_whose_shape_it_is(known):
+    weights = torch.tensor([0.8, 0.2]).expand(300, 2)
+    placed = place_masks(known, moves_from("translate_int"), weights, None, sources(300))
+    high = placed.masks.any(3).sum((1, 2))  # rows: ten of the square, six of the bar
+    assert float((high >= 8.5).float().mean()) == pytest.approx(0.8, abs=0.08)
+
+
+def test_the_example_is_the_moved_image_in_the_exposure_of_the_scene(known):
+    """Defects are of brightness 1 on 0.2: on a scene of 0.3 they are half as bright again."""
+    scenes = torch.full((40, 1, SIDE, SIDE), -0.7)
+    placed = place_masks(known, moves_from(""), one_hot(0, 40), scenes, sources(40))
+    core = -torch.nn.functional.max_pool2d(-placed.masks.float(), 7, 1, 3) > 0
+    shown = placed.examples[core] + 1
+    assert core.any((1, 2, 3)).all()
+    assert float(shown.median()) == pytest.approx(1.5, rel=0.1)
+
+
+def test_a_mask_of_one_pixel_survives(known):
+    masks = torch.zeros_like(known.masks)
+    masks[:, :, 20, 31] = 1
+    known.set(masks > 0, known.images, known.images)
+    scenes = known.images[:1].expand(200, -1, -1, -1)
+    placed = place_masks(known, EVERYTHING, one_hot(0, 200), scenes, sources(200))
+    assert placed.masks.any((1, 2, 3)).all()
+
+
+def test_a_mask_that_fills_the_picture_stays_there(known):
+    known.set(torch.ones_like(known.masks) > 0, known.images, known.images)
+    scenes = known.images[:1].expand(20, -1, -1, -1)
+    moves = moves_from("flip_x,translate_int,translate_frac")
+    placed = place_masks(known, moves, one_hot(0, 20), scenes, sources(20))
+    # Mirrored at the border it would go on as the picture does; it may lose a fifth.
+    assert (placed.masks.float().mean((1, 2, 3)) > 0.79).all()
+    assert not placed.masks.all()
+    assert placed.examples.isfinite().all()
+
+
+def test_small_defects_are_placed_by_their_surroundings_too():
+    side = 256
+    masks = torch.zeros(1, 1, side, side, dtype=torch.bool)
+    masks[..., 45:51, 45:51] = True  # across four cells of a thumbnail
+    scene = torch.full((1, 1, side, side), -0.8)
+    scene[..., side // 2 :] = 0.8
+    known = KnownDefects(1, 1, side)
+    known.set(masks, scene, scene)
+    mirrored = scene.flip(3).expand(60, -1, -1, -1)
+    placed = place_masks(known, EVERYTHING, torch.ones(60, 1), mirrored, sources(60))
+    assert placed.masks[..., side // 2 :].sum() > 0.8 * placed.masks.sum()

@@ -73,3 +73,46 @@ def test_descent_finds_the_texture():
         texture_distance(image, target, filters).backward()
         optimizer.step()
     assert float(texture_distance(image.detach(), target, FILTERS)) < 0.5 * first
+
+
+def test_windows_are_images_of_their_own():
+    """With filters of one pixel every window is compared as if it were cut out."""
+    a, b = normal(2, 1, 16, 16), normal(2, 1, 16, 16, seed=1)
+    filters = normal(3, 1, 1, 1, seed=2)
+    found = texture_distance(a, b, filters, levels=1, window=8)
+    parts = [
+        texture_distance(
+            a[..., y : y + 8, x : x + 8], b[..., y : y + 8, x : x + 8], filters, levels=1
+        )
+        for y in (0, 8)
+        for x in (0, 8)
+    ]
+    torch.testing.assert_close(found, torch.stack(parts).mean())
+
+
+def test_a_periodic_texture_may_be_shifted():
+    tile = normal(1, 1, 8, 8)
+    image = tile.repeat(1, 1, 5, 5)[..., :36, :36]  # 32 x 32 patches: each place of the tile alike
+    moved = tile.roll((3, 5), (2, 3)).repeat(1, 1, 5, 5)[..., :36, :36]
+    distance = texture_distance(moved, image, FILTERS, levels=1)
+    assert float(distance) < 1e-5
+    assert (moved - image).abs().mean() > 0.5
+
+
+def test_levels_are_averaged_and_end_where_filters_no_longer_fit():
+    a, b = normal(1, 1, 32, 32), normal(1, 1, 32, 32, seed=1)
+    half = F.avg_pool2d(a, 2), F.avg_pool2d(b, 2)
+    fine, coarse = (texture_distance(*pair, FILTERS, levels=1) for pair in ((a, b), half))
+    torch.testing.assert_close(texture_distance(a, b, FILTERS, levels=2), (fine + coarse) / 2)
+    ten = texture_distance(a, b, FILTERS, levels=10)  # 8 px would be below twice the filter
+    torch.testing.assert_close(ten, (fine + coarse) / 2)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (16, 16), (32, 64)])
+def test_windows_reach_every_border(size):
+    a = normal(1, 1, *size)
+    for part in (slice(-3, None), slice(None, 3)):
+        for rows in (True, False):
+            b = a.clone()
+            b[:, :, part if rows else slice(None), slice(None) if rows else part] = 0
+            assert texture_distance(a, b, FILTERS, levels=1, window=16) > 0.01

@@ -95,13 +95,16 @@ def bend(images: Tensor, fields: Tensor) -> Tensor:
         (N, C, H, W), same dtype and device.
     """
     height, width = images.shape[2:]
-    shifts = F.interpolate(fields, (height, width), mode="bicubic", align_corners=True)
+    shifts = F.interpolate(fields.float(), (height, width), mode="bicubic", align_corners=True)
     eye = torch.eye(3, device=images.device).expand(len(images), 3, 3)
     x = torch.arange(width, device=images.device, dtype=torch.float32)
     y = torch.arange(height, device=images.device, dtype=torch.float32)
     grid = _grid(eye, x=x, y=y, shape=(height, width))
     steps = torch.tensor([2 / (width - 1), 2 / (height - 1)], device=images.device)
-    return sample(images, (grid + shifts.movedim(1, 3) * steps).to(images.dtype))
+    # Positions in half precision would be off by pixels.
+    work = images if images.dtype == torch.float64 else images.float()
+    moved = sample(work, (grid + shifts.movedim(1, 3) * steps).to(work.dtype))
+    return moved.to(images.dtype)
 
 
 def _where_moved(

@@ -47,6 +47,7 @@ class Codes(nn.Module):
         with torch.no_grad():
             mapping.table.copy_(starts)
             mapping.keys.copy_(keys)
+            mapping.w_avg.copy_(starts.mean(dim=0))  # the center of truncation, until z are drawn
         codes.table = mapping.table
         return codes
 

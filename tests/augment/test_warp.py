@@ -11,7 +11,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from defectgen.augment import POLICIES
 from defectgen.augment.geometry import draw_matrices
-from defectgen.augment.warp import SYM6, warp, warp_mask
+from defectgen.augment.warp import SYM6, bend, warp, warp_mask
 
 
 def affine(xx=1.0, xy=0.0, yx=0.0, yy=1.0, x=0.0, y=0.0):
@@ -184,3 +184,46 @@ def test_filters_first_used_in_inference_serve_training_later(source):
     leaf = images.clone().requires_grad_()
     warp(leaf, affine(x=0.5)).sum().backward()
     assert leaf.grad.abs().sum() > 0
+
+
+# -- bending ---
+
+
+def test_no_field_leaves_the_image_and_a_constant_one_shifts_it(source):
+    images = torch.rand(2, 3, 24, 24, generator=source())
+    fields = torch.zeros(2, 2, 4, 4)
+    assert torch.allclose(bend(images, fields), images, atol=1e-5)
+    fields[0, 0], fields[1, 1] = 3.0, -2.0  # from the right, and from above
+    right, down = bend(images, fields)
+    assert torch.allclose(right[..., :-3], images[0, :, :, 3:], atol=1e-4)
+    assert torch.allclose(right[..., -3:], images[0, :, :, -4:-1].flip(2), atol=1e-4)  # mirrored
+    assert torch.allclose(down[:, 2:], images[1, :, :-2], atol=1e-4)
+
+
+def test_a_bend_moves_smooth_images_by_its_cubic_field(smooth, source):
+    """A field that is linear over its points is linear over the pixels: the image is stretched."""
+    fields = torch.zeros(1, 2, 4, 4)
+    fields[:, 0] = torch.linspace(-3, 3, 4)  # -3 px at the left border, 3 at the right one
+    bent = bend(smooth().float(), fields)
+    stretched = smooth(matrix=affine(xx=1 + 6 / 31)[0]).float()
+    # Keys' cubic is exact for lines, but for the cells at the border, where points are repeated.
+    inside = slice(11, 21)
+    assert torch.allclose(bent[..., inside], stretched[..., inside], atol=0.02)
+    assert not torch.allclose(smooth().float()[..., inside], stretched[..., inside], atol=0.1)
+
+
+def test_a_bend_has_both_derivatives_in_the_images(source):
+    images = torch.rand(1, 2, 8, 8, generator=source(), dtype=torch.float64, requires_grad=True)
+    fields = torch.randn(1, 2, 4, 4, generator=source(1))
+    assert gradcheck(lambda x: bend(x, fields), images, fast_mode=True)
+    assert gradgradcheck(lambda x: bend(x, fields) ** 2, images, fast_mode=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_bend_keeps_dtype_and_samples_apart(dtype, source):
+    images = torch.rand(3, 1, 16, 16, generator=source()).to(dtype)
+    fields = torch.randn(3, 2, 4, 4, generator=source(1))
+    both = bend(images, fields)
+    assert both.dtype == dtype
+    assert torch.allclose(both[1:2], bend(images[1:2], fields[1:2]))
+    assert not torch.allclose(both[1:2], bend(images[1:2], fields[:1]), atol=0.01)

@@ -91,3 +91,46 @@ def test_known_pairs_are_saved_with_the_weights():
     assert torch.equal(other.masks > 0, masks)
     assert torch.equal(other.images, images)
     assert not other.scenes.any()
+
+
+def test_what_lies_outside_does_not_shine_into_cut_cells():
+    """A mask that covers cells by half, or a quarter: a constant defect stays constant."""
+    masks = square(11, 20)
+    image = torch.where(masks, 0.3, -1e3)
+    _, example = example_planes(image, masks, None, levels(1))
+    torch.testing.assert_close(example[masks], torch.full((81,), 0.3), rtol=0, atol=1e-3)
+
+
+def test_the_coarser_level_is_smooth_and_keeps_the_brightness():
+    masks = square(8, 24)
+    image = torch.rand(1, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    _, example = example_planes(image, masks, None, levels(1))
+    inside, grain = example[..., 8:24, 8:24], image[..., 8:24, 8:24]
+    steps = [(part[..., 1:] - part[..., :-1]).abs().mean() for part in (inside, grain)]
+    assert steps[0] < 0.5 * steps[1]
+    assert float(inside.mean()) == pytest.approx(float(grain.mean()), abs=0.02)
+
+
+def test_exposure_is_never_darkened_beyond_the_bound():
+    brightness = torch.full((1, 3, SIDE, SIDE), 1.0)
+    shown, _ = example_planes(brightness - 1, square(10, 20), brightness * 0.1 - 1, levels(0))
+    torch.testing.assert_close(shown, brightness / GAIN - 1)
+
+
+def test_only_the_ring_around_the_mask_tells_the_exposure():
+    """What lies under the mask, or far away, may be as bright as it likes."""
+    image, masks = torch.full((1, 1, SIDE, SIDE), -0.5), square(12, 18)
+    scene = torch.full_like(image, -0.25)  # 0.75 instead of 0.5
+    scene[..., 12:18, 12:18] = 1.0
+    scene[..., :8] = scene[..., 22:] = 1.0
+    shown, _ = example_planes(image, masks, scene, levels(0))
+    torch.testing.assert_close(shown, torch.full_like(image, 0.5 * 1.5 - 1))
+
+
+def test_depth_goes_on_where_the_picture_ends():
+    """A defect cut by the border is deep there: its edge is not in the picture."""
+    masks = torch.zeros(1, 1, SIDE, SIDE, dtype=torch.bool)
+    masks[..., :10] = True
+    depth = mask_planes(masks, SIDE)[0, 1] * REACH
+    torch.testing.assert_close(depth[:, 0], torch.full((SIDE,), float(REACH)))
+    assert (depth[:, 9] == 0).all()

@@ -1,102 +1,260 @@
-"""The default recipe of a defect: known masks, examples, and what is learned about them."""
+"""A branch with given masks: what it remembers, what it shows, and what it changes."""
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
+
 import pytest
 import torch
+import torch.nn.functional as F
 
 from defectgen import DefectSynthesizer
-from defectgen.augment.symmetry import with_symmetries
-from defectgen.data.images import load_pairs
-from defectgen.defect_fit import build_task, defect_policy
-from defectgen.metrics.change import dilate
-from defectgen.networks.defect import receptive_radius
+from defectgen.augment.pipe import AugmentPipe
+from defectgen.augment.policy import POLICIES
+from defectgen.config import DefectConfig, defect_config, defect_training
+from defectgen.networks.defect import DefectBranch, receptive_radius
+from defectgen.rng import generator, no_noise, sample_seeds
+from defectgen.sampling import draw_defects
+from defectgen.training.defect_start import continued, new_networks
+from defectgen.training.imposed_task import ImposedTask
+from defectgen.training.phases import Batch
 
-SHORT = {"kimg": 0.016, "batch_size": 4, "seed": 0, "device": "cpu", "verbose": 0}
+SIDE = 32
+
+
+def signed(images):
+    return images.float() / 127.5 - 1
 
 
 @pytest.fixture
-def synth(fitted_backbone, defects, tiny):
-    return DefectSynthesizer(fitted_backbone, **SHORT).fit(*defects(5))
+def begin(fitted_backbone, tiny):
+    """begin(images, masks, branch=None, **numbers): a task that has not begun to learn."""
+
+    def build(images, masks, branch=None, **numbers):
+        network, judge = fitted_backbone.networks()
+        shape = replace(defect_config(network.config, None), known=len(images), moves="scale")
+        fresh, judges = new_networks(network.config, shape, judge, 0)
+        train = defect_training(
+            network.config, preset=None, kimg=0.01, batch_size=4, seed=0, warm=True
+        )
+        return ImposedTask(
+            network,
+            fresh if branch is None else branch,
+            judges,
+            replace(train, **numbers),
+            signed(images),
+            masks,
+            AugmentPipe(POLICIES["none"]),
+        )
+
+    return build
 
 
-def test_the_branch_knows_its_pairs(synth, defects, fitted_backbone):
-    policy = defect_policy(None, fitted_backbone)
-    images, masks = defects(5)
-    pairs = load_pairs(images, masks, resolution=32, channels=3)
-    known = synth.branch_.known
-    assert torch.equal(known.masks, with_symmetries(pairs.masks, policy).float())
-    shown = with_symmetries(pairs.images, policy).float() / 127.5 - 1
-    torch.testing.assert_close(known.images, shown)
-    assert synth.config_["defect"]["known"] == len(shown)
-
-
-def test_masks_are_never_empty_and_nothing_changes_far_from_them(synth):
-    images, masks, normals = synth.sample(40, return_masks=True, return_normals=True, seed=1)
-    assert masks.any((1, 2, 3)).all()
-    far = ~dilate(masks, receptive_radius(synth.branch_.resolutions[0], 32))
-    difference = (images - normals).abs().amax(1, keepdim=True)
-    assert far.any()
-    assert difference[far].max() < 1e-4
-    assert difference[masks].max() > 0.05
-
-
-def test_an_untrained_branch_changes_nothing_outside_the_mask(fitted_backbone, defects, tiny):
-    """The strengths begin at 0: what is seen is the example, pasted."""
-    backbone = fitted_backbone
-    images, masks = defects(5)
-    pairs = load_pairs(images, masks, resolution=32, channels=3)
-    synth = DefectSynthesizer(backbone, **SHORT).fit(images, masks)
-    policy = defect_policy(None, backbone)
-    from defectgen.config import TrainConfig
-
-    train = TrainConfig.from_dict(synth.config_["training"])
-    task = build_task(backbone, pairs, train, policy, None, None, None)
-    objects = task._objects(6)
+@pytest.fixture
+def strong(fitted_synth):
+    """The fitted branch with blocks that change a lot, untouched by the other tests."""
+    branch = copy.deepcopy(fitted_synth.branch_)
     with torch.no_grad():
-        image, there = task._placed(objects)
-        twin = task.backbone.synthesis(objects, task._noise())
-    assert all(float(block.strength) == 0 for block in task.branch.blocks.values())
-    assert there.any((1, 2, 3)).all()
-    outside = (~there).expand_as(image)
-    # The two renders draw other noise, whose strength is small after so short a training.
-    assert (image - twin).abs()[outside].mean() < 0.3 * (image - twin).abs()[~outside].mean()
+        for block in branch.blocks.values():
+            block.strength.fill_(1.0)
+    return branch
 
 
-def test_going_on_with_other_pairs_keeps_the_blocks_and_learns_new_shapes(
-    fitted_backbone, defects, tiny, monkeypatch
-):
-    import defectgen.synthesizer as module
-
-    synth = DefectSynthesizer(fitted_backbone, warm_start=True, **SHORT).fit(*defects(5))
-    earlier = {k: v.clone() for k, v in synth.branch_.blocks.state_dict().items()}
-    build, begun = module.build_task, []
-
-    def before(*args):
-        begun.append(build(*args))
-        start = begun[-1].branch.blocks.state_dict()
-        assert all(torch.equal(start[k], earlier[k]) for k in earlier)
-        return begun[-1]
-
-    monkeypatch.setattr(module, "build_task", before)
-    synth.fit(*defects(7, seed=4))
-    assert len(begun) == 1
-    assert len(synth.branch_.known.masks) > 5
-    assert synth.config_["defect"]["known"] == len(synth.branch_.known.masks)
+# -- what is remembered ---
 
 
-def test_saved_and_loaded_it_draws_the_same(synth, tmp_path):
-    synth.save_pretrained(tmp_path / "saved")
-    again = DefectSynthesizer.from_pretrained(tmp_path / "saved", device="cpu")
-    for one, other in zip(
-        synth.sample(3, return_masks=True, seed=5),
-        again.sample(3, return_masks=True, seed=5),
+def test_a_fit_remembers_its_pairs(fitted_synth, defects):
+    images, masks = defects(6)
+    known = fitted_synth.branch_.known
+    assert torch.equal(known.masks > 0, masks)
+    torch.testing.assert_close(known.images, signed(images))
+
+
+def test_scenes_show_the_background_and_not_the_defect(fitted_synth, defects):
+    images, masks = defects(6)
+    known = fitted_synth.branch_.known
+    cells = F.avg_pool2d(signed(images), 2)
+    near = F.max_pool2d(masks.float(), 3, 1, 1)  # rendered there: the mask and a pixel around
+    own = (F.max_pool2d(near, 2) == 0).expand_as(cells)
+    torch.testing.assert_close(known.scenes[own], cells[own])
+    inside = (F.avg_pool2d(masks.float(), 2) == 1).expand_as(cells)
+    pale = signed(torch.tensor(230))
+    assert ((known.scenes[inside] - pale).abs() > 0.05).float().mean() > 0.9
+
+
+def test_masks_of_samples_are_those_of_the_pairs_moved(fitted_synth):
+    _, masks = fitted_synth.sample(100, seed=0, return_masks=True)
+    areas = masks.float().sum((1, 2, 3))
+    assert areas.min() > 0
+    assert float(areas.median()) == pytest.approx(64, rel=0.2)  # squares of 8 px
+    assert len(torch.unique(masks.flatten(1), dim=0)) > 50
+
+
+# -- what is shown ---
+
+
+def test_an_untrained_branch_shows_the_example_inside_the_mask(begin, defects):
+    images, masks = defects(4)
+    task = begin(images, masks)
+    network, branch = task.backbone, task.branch
+    assert [float(block.strength) for block in branch.blocks.values()] == [0.0] * 3
+    ws = network.broadcast(task.objects.table)
+    example = torch.rand(4, 3, SIDE, SIDE, generator=generator(0, "example")) * 2 - 1
+    base = network.synthesis.base(task.objects.table)
+    with torch.no_grad():
+        defect = branch.broadcast(task.defects.table)
+        drawn = network.synthesis(
+            ws, no_noise, branch.start(defect, no_noise, masks, (example, base))
+        )
+        twin = network.synthesis(ws, no_noise)
+    # What the blocks of the backbone add to its base lies over the example as well.
+    torch.testing.assert_close(drawn, torch.where(masks, example + twin - base, twin))
+
+
+def test_samples_equal_their_twins_beyond_the_receptive_radius(strong, fitted_backbone):
+    network = fitted_backbone.networks()[0]
+    batch = draw_defects(network, strong, sample_seeds(24, 0), 1.0, normals=True)
+    images, masks, normals = batch.triplets()
+    radius = receptive_radius(strong.resolutions[0], SIDE)
+    reached = F.max_pool2d(masks.float(), 2 * radius + 1, 1, radius) > 0
+    assert not reached.all()
+    changed = (images - normals).abs().amax(1, keepdim=True) > 1e-5
+    assert not (changed & ~reached).any()
+    assert (changed & ~masks).any()  # the blocks do reach beyond the mask
+
+
+def test_what_a_branch_adds_follows_its_code(strong, fitted_backbone):
+    """Not the same residual for every defect: another row of the table, another picture."""
+    network = fitted_backbone.networks()[0]
+    first = draw_defects(network, strong, sample_seeds(4, 0), 1.0, normals=False)
+    with torch.no_grad():
+        strong.mapping.table.neg_()
+    other = draw_defects(network, strong, sample_seeds(4, 0), 1.0, normals=False)
+    assert torch.equal(first.masks, other.masks)
+    assert (first.images - other.images).abs().max() > 0.01
+
+
+# -- what is learned ---
+
+
+def test_reconstruction_teaches_branch_and_codes_and_not_the_backbone(begin, defects):
+    images, masks = defects(4)
+    task = begin(images, masks)
+    for part in (task.branch, task.objects):
+        part.requires_grad_(True)
+    with torch.no_grad():
+        for block in task.branch.blocks.values():
+            block.strength.fill_(0.1)
+    loss, scalars = task.phases()[0].loss(Batch(task.images, torch.arange(4), masks))
+    loss.backward()
+    assert {"loss/reconstruction", "loss/inside", "loss/texture"} <= set(scalars)
+    assert task.branch.mapping.table.grad.any(1).all()  # of each pair
+    assert task.objects.table.grad.any(1)[:2].all()  # of those on their own background
+    assert not task.objects.table.grad.any(1)[2:].any()
+    assert all(block.strength.grad != 0 for block in task.branch.blocks.values())
+    assert all(p.grad is None for p in task.backbone.parameters())
+
+
+def test_half_of_the_pairs_are_moved_and_half_are_as_they_are(begin, defects, monkeypatch):
+    images, masks = defects(4)
+    task, drawn = begin(images, masks), []
+    draw = task._draw
+    monkeypatch.setattr(task, "_draw", lambda *told: drawn.append(told) or draw(*told))
+    for _ in range(3):
+        task.phases()[0].loss(Batch(task.images, torch.arange(4), masks))
+    kept = [(told[2] == masks).all((1, 2, 3)).tolist() for told in drawn]
+    assert all(row[:2] == [True, True] for row in kept)
+    assert not all(alike for row in kept for alike in row[2:])
+
+
+def test_the_first_step_of_strength_leads_downhill(begin, defects):
+    images, masks = defects(4)
+    task = begin(images, masks, texture_weight=0.0)
+    batch = Batch(task.images, torch.arange(4), masks)
+    state = task.state.generator.get_state()
+
+    def loss():
+        task.state.generator.set_state(state)
+        return task.phases()[0].loss(batch)[0]
+
+    strengths = [block.strength.requires_grad_(True) for block in task.branch.blocks.values()]
+    before = loss()
+    slopes = torch.autograd.grad(before, strengths)
+    with torch.no_grad():
+        for strength, slope in zip(strengths, slopes, strict=True):
+            strength.sub_(1e-3 * slope.sign())
+    assert loss() < before.detach()
+
+
+def test_reconstruction_comes_first_and_the_rest_waits(begin, defects):
+    phases = {phase.name: phase for phase in begin(*defects(4)).phases()}
+    assert next(iter(phases)) == "reconstruction"
+    assert phases["reconstruction"].last == 8  # eight tenths of ten images
+    assert phases["G"].first == 8
+    assert phases["D"].first == 7
+
+
+def test_real_defects_are_shown_on_renders(begin, defects):
+    """The discriminators see real pixels inside masks only, so that backgrounds tell nothing."""
+    images, masks = defects(4)
+    task = begin(images, masks)
+    seen = task._seen(Batch(task.images, torch.arange(4), masks))
+    assert seen.masks.any((1, 2, 3)).all()
+    same = (seen.images - task.images).abs().amax(1, keepdim=True) < 1e-4
+    assert float(same[~seen.masks].float().mean()) < 0.05
+
+
+# -- what is kept ---
+
+
+def test_other_pairs_keep_the_blocks_and_nothing_else(fitted_synth, begin, defects):
+    images, masks = defects(4, seed=9)
+    earlier = fitted_synth.branch_
+    shape = DefectConfig.from_dict(fitted_synth.config_["defect"])
+    branch = continued(earlier, fitted_synth.backbone_.fitted().config, 4)
+    task = begin(images, masks, branch)
+    assert task.branch.config == replace(shape, known=4)
+    ours, theirs = task.branch.blocks.state_dict(), earlier.blocks.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert any(value.any() for name, value in ours.items() if name.endswith("strength"))
+    assert torch.equal(task.known.masks > 0, masks)
+    assert tuple(task.branch.mapping.table.shape) == (4, 16)
+    assert task.branch.mapping.table.any(1).all()
+
+
+def test_the_same_pairs_keep_their_codes_and_as_many_others_do_not(fitted_synth, begin, defects):
+    earlier = fitted_synth.branch_
+    for seed, kept in ((1, True), (9, False)):
+        task = begin(*defects(6, seed=seed), copy.deepcopy(earlier))
+        assert torch.equal(task.branch.mapping.table, earlier.mapping.table) == kept
+        assert task.defects.table is task.branch.mapping.table
+        assert torch.equal(task.known.images, task.images)
+
+
+def test_codes_of_objects_go_on_where_they_were(begin, defects):
+    first, second = begin(*defects(4)), begin(*defects(4))
+    with torch.no_grad():
+        first.objects.table.add_(1.5)
+    second.load_codes(first.codes())
+    torch.testing.assert_close(second.objects.table, first.objects.table)
+
+
+def test_a_saved_branch_draws_the_same(fitted_synth, tmp_path):
+    fitted_synth.save_pretrained(tmp_path / "s")
+    other = DefectSynthesizer.from_pretrained(tmp_path / "s", device="cpu")
+    for ours, theirs in zip(
+        fitted_synth.sample(6, seed=3, return_masks=True),
+        other.sample(6, seed=3, return_masks=True),
         strict=True,
     ):
-        assert torch.equal(one, other)
+        assert torch.equal(ours, theirs)
+    assert torch.equal(other.branch_.known.scenes, fitted_synth.branch_.known.scenes)
 
 
-def test_history_has_the_scores_of_the_snapshots(synth):
-    scores = [record["score"] for record in synth.history_ if "score" in record]
-    assert scores
-    assert min(scores) > 0
+def test_a_branch_with_a_mask_head_is_refused(fitted_backbone, begin, defects, tiny):
+    network = fitted_backbone.networks()[0]
+    task = begin(*defects(4))
+    task.branch = DefectBranch(network.config, defect_config(network.config, None))
+    with pytest.raises(TypeError, match="^known: a branch with masks; got .*; use DefectTask"):
+        _ = task.known
