@@ -10,6 +10,8 @@ from defectgen.networks.layers import Linear
 
 #: At most so many images enter the principal components.
 BASE_IMAGES = 512
+#: A component has at least this share of the variance of the first.
+RANK = 1e-6
 
 
 class BaseImage(nn.Module):
@@ -39,13 +41,15 @@ class BaseImage(nn.Module):
         stride = -(-len(images) // BASE_IMAGES)
         images, codes = images[::stride], codes[::stride]
         self.mean.copy_(images.mean(dim=0))
-        flat = (images - self.mean).flatten(1)
+        flat = (images - self.mean).flatten(1).double()
         # The Gram matrix of n images is smaller than the covariance of all pixels.
-        _, vectors = torch.linalg.eigh((flat @ flat.t()).double())
-        count = min(len(self.components), len(images) - 1)
+        values, vectors = torch.linalg.eigh(flat @ flat.t())
+        # What rounding alone tells apart is no component, and no two runs would agree on it.
+        rank = int((values > RANK * values[-1].clamp_min(1e-12)).sum())
+        count = min(len(self.components), rank)
         vectors = vectors.flip(1)[:, :count]
         scores = vectors * len(images) ** 0.5  # (n, K), unit variance
-        basis = (scores.t().to(flat.dtype) @ flat) / len(images)
+        basis = (scores.t() @ flat / len(images)).to(self.components.dtype)
         self.components.zero_()[:count] = basis.view(count, *self.mean.shape)
         used = codes.double()
         eye = torch.eye(used.shape[1], dtype=used.dtype, device=used.device)

@@ -45,9 +45,10 @@ class Codes(nn.Module):
         """The codes that a mapping blends: learned there and here as one."""
         codes = cls(starts, keys)
         with torch.no_grad():
+            if not torch.equal(mapping.table, starts):  # else they were learned before
+                mapping.w_avg.copy_(starts.mean(dim=0))  # the center of truncation
             mapping.table.copy_(starts)
             mapping.keys.copy_(keys)
-            mapping.w_avg.copy_(starts.mean(dim=0))  # the center of truncation, until z are drawn
         codes.table = mapping.table
         return codes
 
