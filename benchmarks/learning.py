@@ -1,4 +1,4 @@
-"""Does a fit learn real defects? Six sets at 64 px, fits, scores and the downstream test.
+"""Does a fit learn real defects? Six sets at 64 px, backbones, fits, scores, the downstream test.
 
     python benchmarks/learning.py --data DATA             # everything that is not yet done
     python benchmarks/learning.py --data DATA --sets magnetic_tile/break --recipes default --seeds 0
@@ -16,6 +16,7 @@ import json
 import logging
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -29,7 +30,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache/defectgen-learning")
     parser.add_argument("--sets", nargs="+", help="default: all six")
-    parser.add_argument("--recipes", nargs="+", default=["default", "dfmgan"])
+    parser.add_argument("--recipes", nargs="*", default=["default", "dfmgan", "dfmgan-time"])
+    parser.add_argument("--backbones", nargs="*", default=["default", "plain"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS))
     parser.add_argument("--threads", type=int, default=2)
@@ -44,6 +46,7 @@ def main() -> None:
 
     import torch
 
+    from benchmarks.learning_backbones import backbone_of, goods_of
     from benchmarks.learning_fits import fit_of
     from benchmarks.learning_scores import downstream_of, scores_of
     from benchmarks.learning_sets import SETS
@@ -51,16 +54,24 @@ def main() -> None:
 
     torch.set_num_threads(given.threads)
     steps = {"scores": scores_of, "downstream": downstream_of}
-    found = {}
+    names = given.sets or list(SETS)
+    found: dict[tuple[str, str, str, int], tuple[dict[str, Any], Path]] = {}
+    for label in given.backbones:
+        for product in dict.fromkeys(SETS[name][0] for name in names):
+            for seed in given.seeds:
+                folder = backbone_of(product, label, seed, given.data, given.cache)
+                record = goods_of(folder, product, seed, given.data)
+                found["goods", label, product, seed] = record, folder
+                print(f"backbone {label} {product} seed {seed}: done", flush=True)
     for label in given.recipes:
-        for name in given.sets or SETS:
+        for name in names:
             for seed in given.seeds:
                 folder = fit_of(name, label, seed, given.data, given.cache)
                 for part in given.parts:
                     record = steps[part](folder, name, seed, given.data)
                     found[part, label, name, seed] = record, folder
                 print(f"{label} {name} seed {seed}: done", flush=True)
-    print(render(Records(found), given.recipes))
+    print(render(Records(found), given.backbones, given.recipes))
     if given.out:
         records = {"/".join(map(str, key)): record for key, (record, _) in found.items()}
         given.out.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")

@@ -1,22 +1,15 @@
-"""Backbones and fits of the learning benchmark, each made once and kept in a cache folder."""
+"""Fits of the learning benchmark, each made once and kept in a cache folder."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import os
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import defectgen.synthesizer
-from benchmarks.learning_sets import PRODUCTS, SETS, SIDE, load_defects, load_goods
-from defectgen import Backbone, DefectBatch, DefectSynthesizer
+from benchmarks.learning_backbones import backbone_of, budget_of, changed, run_of, timed
+from benchmarks.learning_sets import SETS, load_defects
+from defectgen import DefectBatch, DefectSynthesizer
 from defectgen.sheet import SheetRow, contact_sheet
 
 #: Samples drawn from each fit.
@@ -35,6 +28,7 @@ class Recipe:
         training: fields of `TrainConfig` that differ from the default: what is being tried.
         shape: likewise of `DefectConfig`.
         backbone: name of the recipe of the backbone it stands on.
+        like: train as many minutes as the fit of that recipe took.
     """
 
     preset: str | None = None
@@ -43,6 +37,7 @@ class Recipe:
     training: dict[str, Any] = field(default_factory=dict)
     shape: dict[str, Any] = field(default_factory=dict)
     backbone: str = "default"
+    like: str | None = None
 
 
 #: The published method stands on the same backbone, with the batch and the widths of the default.
@@ -52,43 +47,8 @@ RECIPES = {
     # A tenth of the default budgets.
     "tenth": Recipe(kimg=0.8, backbone="tenth"),
     "dfmgan": Recipe(preset="dfmgan", kimg=8.0, batch_size=16, shape=_MATCH),
+    "dfmgan-time": Recipe(preset="dfmgan", batch_size=16, shape=_MATCH, like="default"),
 }
-#: What `Backbone` is given, by the name of the recipe.
-BACKBONES: dict[str, dict[str, Any]] = {"default": {}, "tenth": {"kimg": 3.6}}
-
-
-@contextmanager
-def changed(module: Any, name: str, values: dict[str, Any]) -> Iterator[None]:
-    """A function of a module gives other records: a benchmark may try what is not public."""
-    original: Callable[..., Any] = getattr(module, name)
-
-    def altered(*args: Any, **kwargs: Any) -> Any:
-        return dataclasses.replace(original(*args, **kwargs), **values)
-
-    setattr(module, name, altered)
-    try:
-        yield
-    finally:
-        setattr(module, name, original)
-
-
-def backbone_of(product: str, recipe: str, seed: int, data: Path, cache: Path) -> Path:
-    """Folder of the backbone, trained now if it is not there."""
-    folder = cache / "backbones" / f"{product}-{recipe}-{seed}"
-    if not (folder / "config.json").is_file():
-        goods, _ = load_goods(data, product)
-        channels = PRODUCTS[product].channels
-        backbone = Backbone(
-            SIDE,
-            channels=channels,
-            precision="auto",
-            seed=seed,
-            run_dir=run_of(folder),
-            **BACKBONES[recipe],
-        )
-        timed(folder, lambda: backbone.fit(goods.images, resume=True))
-        backbone.save_pretrained(folder)
-    return folder
 
 
 def fit_of(name: str, label: str, seed: int, data: Path, cache: Path) -> Path:
@@ -96,23 +56,33 @@ def fit_of(name: str, label: str, seed: int, data: Path, cache: Path) -> Path:
     folder = cache / "fits" / label / f"{name.replace('/', '-')}-{seed}"
     recipe = RECIPES[label]
     below = backbone_of(SETS[name][0], recipe.backbone, seed, data, cache)
-    if not (folder / "config.json").is_file():
-        train, _ = load_defects(data, name)
+    if (folder / "config.json").is_file():
+        return folder
+    train, _ = load_defects(data, name)
+
+    def fitted(**given: Any) -> DefectSynthesizer:
         synth = DefectSynthesizer(
             below,
-            preset=recipe.preset,
-            kimg=recipe.kimg,
-            batch_size=recipe.batch_size,
-            precision="auto",
-            seed=seed,
-            run_dir=run_of(folder),
+            **{
+                "preset": recipe.preset,
+                "kimg": recipe.kimg,
+                "batch_size": recipe.batch_size,
+                "precision": "auto",
+                "seed": seed,
+                **given,
+            },
         )
         with (
             changed(defectgen.synthesizer, "defect_training", recipe.training),
             changed(defectgen.defect_fit, "defect_config", recipe.shape),
         ):
-            timed(folder, lambda: synth.fit(train.images, train.masks, resume=True))
-        synth.save_pretrained(folder)
+            return synth.fit(train.images, train.masks, resume="run_dir" in given)
+
+    more = {}
+    if recipe.like:
+        other = fit_of(name, recipe.like, seed, data, cache)
+        more["kimg"] = budget_of(folder, other, lambda kimg: fitted(kimg=kimg))
+    timed(folder, lambda: fitted(run_dir=run_of(folder), **more)).save_pretrained(folder)
     return folder
 
 
@@ -122,25 +92,6 @@ def drawn(folder: Path, seed: int) -> DefectBatch:
     synth.precision = "auto"
     parts = synth.iter_samples(SAMPLES, return_normals=True, seed=10000 * (1 + seed))
     return DefectBatch.concat(list(parts))
-
-
-def run_of(folder: Path) -> Path:
-    """Run folder beside the weights: removing it loses nothing that is needed again."""
-    return folder.with_name(folder.name + "-run")
-
-
-def timed(folder: Path, fit: Callable[[], Any]) -> None:
-    """Run a fit and note beside it how long it took, earlier parts of a resumed run included."""
-    note = folder.with_name(folder.name + "-time.json")
-    earlier = json.loads(note.read_text())["minutes"] if note.is_file() else 0.0
-    began = time.perf_counter()
-    try:
-        fit()
-    finally:
-        note.parent.mkdir(parents=True, exist_ok=True)
-        minutes = earlier + (time.perf_counter() - began) / 60
-        record = {"minutes": minutes, "threads": torch.get_num_threads(), "load": os.getloadavg()}
-        note.write_text(json.dumps(record) + "\n")
 
 
 def draw_sheet(name: str, samples: DefectBatch, data: Path, path: Path) -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor
 
+from benchmarks.learning_backbones import kept, minutes_of
 from benchmarks.learning_fits import SAMPLES, draw_sheet, drawn
 from benchmarks.learning_sets import SETS, load_defects, load_goods
 from defectgen import DefectSynthesizer
@@ -22,14 +21,6 @@ from defectgen.metrics.paste import copy_paste
 
 KINDS = ("real", "generated", "copy-paste", "good twins")
 log = logging.getLogger("learning")
-
-
-def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """A result from its file, or made and written now."""
-    if not path.is_file():
-        path.write_text(json.dumps(make(), indent=1) + "\n", encoding="utf-8")
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
 
 
 class Keeping:
@@ -66,8 +57,7 @@ def scores_of(folder: Path, name: str, seed: int, data: Path) -> dict[str, Any]:
         features = dict(zip(names, extractor.found, strict=False))
         save_file(features, folder.with_name(folder.name + "-features.safetensors"))
         draw_sheet(name, drawn(folder, seed), data, folder.with_name(folder.name + "-sheet.png"))
-        time = json.loads(folder.with_name(folder.name + "-time.json").read_text())
-        return {**found.to_dict(), "time": time, "config": synth.config_}
+        return {**found.to_dict(), "time": minutes_of(folder), "config": synth.config_}
 
     return kept(folder.with_name(folder.name + "-scores.json"), make)
 

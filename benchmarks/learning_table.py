@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from benchmarks.learning_bootstrap import DRAWS, LEVEL, kid_difference
-from benchmarks.learning_sets import FEWEST, SETS
+from benchmarks.learning_sets import FEWEST, PRODUCTS, SETS
 from benchmarks.learning_unet import PROTOCOL
 
 #: Scores of the first table with their columns.
@@ -57,12 +57,15 @@ class Records:
         return [load_file(f.with_name(f.name + "-features.safetensors"))[key] for f in folders]
 
 
-def render(records: Records, labels: Sequence[str]) -> str:
+def render(records: Records, backbones: Sequence[str], labels: Sequence[str]) -> str:
     """All tables in Markdown."""
     blocks = [NOTE]
+    if backbones:
+        blocks += ["### Backbones", goods_table(records, backbones)]
     for label in labels:
         blocks += [f"### Recipe {label}", scores_table(records, label)]
-    blocks += ["### KID: difference to", differences(records, labels)]
+    if labels:
+        blocks += ["### KID: difference to", differences(records, labels)]
     nets = [net_table(records, label) for label in labels if any_of(records, "downstream", label)]
     if nets:
         blocks += ["### Downstream: pixel average precision", *nets, PROTOCOL]
@@ -90,6 +93,21 @@ def scores_table(records: Records, label: str) -> str:
                 for n in names
             ]
             lines.append(row(f"{score}, {column}", values))
+    return "\n".join(lines)
+
+
+def goods_table(records: Records, labels: Sequence[str]) -> str:
+    """A row per score and recipe, a column per product; each seed in its own right."""
+    lines = table_head("score, recipe", list(PRODUCTS))
+    first = next(record for key, (record, _) in records.found.items() if key[0] == "goods")
+    for score in (*(key for key in first if key != "time"), "minutes"):
+        for label in labels:
+            cells = []
+            for product in PRODUCTS:
+                some = records.all("goods", label, product)
+                values = [r["time"]["minutes"] if score == "minutes" else r[score] for r in some]
+                cells.append(", ".join(f"{value:.3g}" for value in values))
+            lines.append(row(f"{score}, {label}", cells))
     return "\n".join(lines)
 
 

@@ -20,7 +20,13 @@ if not (ROOT / "benchmarks").is_dir():
     pytest.skip("the benchmarks lie in the repository only", allow_module_level=True)
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import learning, learning_fits, learning_sets, learning_unet  # noqa: E402
+from benchmarks import (  # noqa: E402
+    learning,
+    learning_backbones,
+    learning_fits,
+    learning_sets,
+    learning_unet,
+)
 from benchmarks.learning_bootstrap import kid_difference  # noqa: E402
 
 TILE = learning_sets.PRODUCTS["tile"]
@@ -152,9 +158,14 @@ def test_a_short_run_is_kept_and_goes_on(tiles, tiny, tmp_path, monkeypatch, cap
     monkeypatch.setattr(learning_unet, "SEEDS", 1)
     short = {"kimg": 0.016, "batch_size": 4}
     monkeypatch.setitem(learning_fits.RECIPES, "default", learning_fits.Recipe(**short))
-    monkeypatch.setitem(learning_fits.BACKBONES, "default", {"kimg": 0.016})
+    bare = learning_backbones.BackboneRecipe(given=short)
+    monkeypatch.setitem(learning_backbones.BACKBONES, "default", bare)
+    monkeypatch.setattr(learning_backbones, "PROBE", 0.016)
+    monkeypatch.setattr(learning_backbones, "SAMPLES", 12)
     given = ["--data", tiles.parent, "--cache", tmp_path / "cache", "--seeds", 0]
+    given += ["--threads", torch.get_num_threads()]  # which is of the process, not of the run
     given += ["--sets", "magnetic_tile/crack", "--recipes", "default"]
+    given += ["--backbones", "default", "plain"]
     given += ["--parts", "scores", "--out", tmp_path / "table.json"]
     monkeypatch.setattr(sys, "argv", ["learning.py", *map(str, given)])
     learning.main()
@@ -164,6 +175,10 @@ def test_a_short_run_is_kept_and_goes_on(tiles, tiny, tmp_path, monkeypatch, cap
     assert record["time"]["minutes"] > 0
     (fit,) = (tmp_path / "cache" / "fits" / "default").glob("*-sheet.png")
     assert fit.is_file()
+    goods = first["goods/plain/tile/0"]
+    assert goods["kimg"] > 0
+    assert 0 < goods["direction, samples"] < 1
+    monkeypatch.setattr(learning_backbones, "timed", None)
     monkeypatch.setattr(learning_fits, "timed", None)  # nothing is trained again
     learning.main()
     assert json.loads((tmp_path / "table.json").read_text()) == first
