@@ -13,12 +13,18 @@ from torch import Tensor
 from defectgen.augment.geometry import draw_matrices
 from defectgen.augment.policy import AugmentPolicy
 from defectgen.augment.warp import bend, warp, warp_mask, within
-from defectgen.networks.known import LEVELS, THUMBNAIL, KnownDefects, example_planes, thumbnail
+from defectgen.networks.known import (
+    THUMBNAIL,
+    KnownDefects,
+    adapted,
+    draw_contrast,
+    thumbnail,
+)
 
 #: Places tried for each mask.
-CANDIDATES = 8
+CANDIDATES = 16
 #: Probability of each move.
-MOVES = 0.7
+MOVES = 0.9
 #: Points per axis of the field that bends a defect, and the spread of its shifts: of the side.
 BENDS, BEND = 4, 0.02
 #: A place is like the mask's own if they differ by at most this share of the contrast of a scene.
@@ -114,7 +120,7 @@ def place_masks(
         Masks, none of them empty, and the example for each.
     """
     count, side, device = len(weights), known.masks.shape[-1], known.masks.device
-    index, matrices, levels, fields = [], [], [], []
+    index, matrices, contrasts, fields = [], [], [], []
     for row, source in zip(weights, _each(sources, count), strict=True):
         # Drawn on the generator's device, so that a seed means the same on every machine.
         chosen = torch.multinomial(row.to(source.device), CANDIDATES, True, generator=source)
@@ -123,7 +129,7 @@ def place_masks(
         moved[-1] = torch.eye(3)  # if nothing fits, where it was
         matrices.append(moved)
         fields.append(draw_fields(1, side, source))
-        levels.append(torch.randint(LEVELS, (1,), generator=source, device=source.device))
+        contrasts.append(draw_contrast(1, source))
     pairs, maps = torch.cat(index).to(device), torch.cat(matrices).to(device)
     small = maps.clone()
     small[:, :2, 2] *= THUMBNAIL / side
@@ -150,9 +156,8 @@ def place_masks(
     best = rank.view(count, CANDIDATES).argmin(1) + CANDIDATES * torch.arange(count, device=device)
     pairs, maps = pairs[best], maps[best]
     images, masks = moved_pairs(known.images[pairs], known.masks[pairs], maps, torch.cat(fields))
-    level = torch.cat(levels).to(device)
-    _, example = example_planes(images, masks, scenes, level)
-    return Placed(masks, example)
+    shown = adapted(images, masks, scenes, torch.cat(contrasts).to(device))
+    return Placed(masks, shown * masks)
 
 
 def _each(sources: Sequence[torch.Generator], count: int) -> Sequence[torch.Generator]:

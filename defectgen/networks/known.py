@@ -14,7 +14,9 @@ PLANES = 2
 RING = 3
 #: An example becomes at most so many times as bright, or as dark.
 GAIN = 2.0
-#: An example is shown at one of so many levels, see `example_planes`.
+#: What a defect differs by from its surroundings becomes at most so many times as much, or little.
+CONTRAST = 1.5
+#: While a branch learns, an example is shown at one of so many levels, see `coarser`.
 LEVELS = 2
 #: Reach of the distance plane, in cells.
 REACH = 6
@@ -67,35 +69,60 @@ def mask_planes(masks: Tensor, resolution: int) -> Tensor:
     return torch.cat([2 * inside - 1, depth / REACH - 1], dim=1)
 
 
-def example_planes(
-    images: Tensor,
-    masks: Tensor,
-    scenes: Tensor | None,
-    levels: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """A known defect as it would look here: in the exposure of the place, and coarser.
+def adapted(
+    images: Tensor, masks: Tensor, scenes: Tensor | None, contrast: Tensor | None = None
+) -> Tensor:
+    """Known defects as they would look here: in the exposure of the place, weaker or stronger.
 
     Args:
-        images: (N, C, R, R), moved training images.
+        images: (N, C, R, R) in [-1, 1], moved training images.
         masks: bool (N, 1, R, R), moved alike.
         scenes: (N, C, R, R), what is there without the defect; None leaves the exposure.
-        levels: (N,) integers; the example is averaged over cells of 2^level pixels: what is lost
+        contrast: (N,), factors of what differs from the surroundings; None leaves it.
+
+    Returns:
+        (N, C, R, R); images whose mask leaves no surroundings as they are.
+    """
+    inside = masks.to(images.dtype)
+    ring = F.max_pool2d(inside, 2 * RING + 1, stride=1, padding=RING) - inside
+    total = ring.sum((2, 3), keepdim=True)
+    beside = total > RING
+
+    def around(some: Tensor) -> Tensor:
+        return (some * ring).sum((2, 3), keepdim=True) / total.clamp_min(1.0)
+
+    result = images
+    if scenes is not None:
+        here, there = (around((some + 1).mean(1, keepdim=True)) for some in (scenes, images))
+        # Exposures differ by a factor, of which images hold a power: still a factor.
+        gain = (here.clamp_min(0.02) / there.clamp_min(0.02)).clamp(1 / GAIN, GAIN)
+        result = (images + 1) * gain - 1
+    if contrast is not None:
+        middle = around(result)
+        result = (result - middle) * contrast.view(-1, 1, 1, 1) + middle
+        result = result.clamp(-1.0, 1.0)
+    return torch.where(beside, result, images)
+
+
+def draw_contrast(count: int, source: torch.Generator) -> Tensor:
+    """Factors (N,) from 1 / CONTRAST to CONTRAST, evenly in their logarithm."""
+    even = torch.rand((count,), generator=source, device=source.device) * 2 - 1
+    return torch.as_tensor(CONTRAST, device=even.device) ** even
+
+
+def coarser(images: Tensor, masks: Tensor, levels: Tensor) -> Tensor:
+    """What of a defect a branch is shown while it learns: less than there is.
+
+    Args:
+        images: (N, C, R, R).
+        masks: bool (N, 1, R, R).
+        levels: (N,) integers; the defect is averaged over cells of 2^level pixels: what is lost
             there the branch has to make up.
 
     Returns:
-        The images in that exposure (N, C, R, R), and the same coarser, 0 outside the masks.
+        (N, C, R, R), 0 outside the masks.
     """
     inside = masks.to(images.dtype)
-    if scenes is not None:
-        ring = F.max_pool2d(inside, 2 * RING + 1, stride=1, padding=RING) - inside
-        total = ring.sum((2, 3), keepdim=True).clamp_min(1.0)
-        here, there = (
-            ((some + 1) * ring).mean(1, keepdim=True).sum((2, 3), keepdim=True) / total
-            for some in (scenes, images)
-        )
-        # Exposures differ by a factor, of which images hold a power: still a factor.
-        gain = (here.clamp_min(0.02) / there.clamp_min(0.02)).clamp(1 / GAIN, GAIN)
-        images = torch.where(total > RING, (images + 1) * gain - 1, images)
     coarse = images * inside
     for level in range(1, int(levels.max()) + 1 if len(levels) else 0):
         cell = 2**level
@@ -105,4 +132,4 @@ def example_planes(
         weight = F.interpolate(share, scale_factor=cell, mode="bilinear").clamp_min(1e-3)
         wide = F.interpolate(mean * share, scale_factor=cell, mode="bilinear") / weight
         coarse = torch.where((levels == level).view(-1, 1, 1, 1), wide * inside, coarse)
-    return images, coarse
+    return coarse

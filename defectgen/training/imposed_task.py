@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from defectgen import losses
 from defectgen.augment.geometry import draw_matrices
 from defectgen.augment.policy import AugmentPolicy
-from defectgen.networks.known import LEVELS, KnownDefects, example_planes
+from defectgen.networks.known import LEVELS, KnownDefects, adapted, coarser, draw_contrast
 from defectgen.networks.mapping import CodeMapping, blend
 from defectgen.placement import MOVES, draw_fields, moved_pairs, moves_from, place_masks
 from defectgen.rng import no_noise
@@ -117,10 +117,11 @@ class ImposedTask(DefectTask):
         defects = self.branch.broadcast(self.defects(index, self.state.generator))
         source = self.state.generator
         levels = torch.randint(LEVELS, (len(index),), generator=source, device=source.device)
-        scene = self._scene(own)
-        shifted, example = example_planes(images, masks, scene, levels)
-        images = torch.cat([images[:half], shifted[half:]])
-        fake = self._draw(own, defects, masks, example)
+        contrast, scene = draw_contrast(len(index), source), self._scene(own)
+        contrast[:half] = 1.0
+        shown = adapted(images, masks, scene, contrast)
+        images = torch.cat([images[:half], shown[half:]])
+        fake = self._draw(own, defects, masks, coarser(shown, masks, levels))
         whole = losses.pyramid_l1(fake[:half], images[:half])
         inside = losses.pyramid_l1(fake, images, masks.to(images.dtype))
         loss = whole + inside
@@ -177,8 +178,8 @@ class ImposedTask(DefectTask):
             images, masks = self._moved(batch.index)
             objects = self._objects(len(images))
             background = self.backbone.synthesis(objects, self._noise())
-            none = torch.zeros(len(images), dtype=torch.long, device=images.device)
-            images, _ = example_planes(images, masks, background, none)
+            contrast = draw_contrast(len(images), self.state.generator)
+            images = adapted(images, masks, background, contrast)
         return replace(batch, images=torch.where(masks, images, background), masks=masks)
 
     def _discriminator(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

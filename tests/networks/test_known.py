@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from defectgen.networks.known import GAIN, REACH, KnownDefects, example_planes, mask_planes
+from defectgen.networks.known import (
+    CONTRAST,
+    GAIN,
+    REACH,
+    KnownDefects,
+    adapted,
+    coarser,
+    draw_contrast,
+    mask_planes,
+)
 
 SIDE = 32
 
@@ -42,24 +51,23 @@ def test_planes_of_a_coarser_resolution_keep_shares():
 
 def test_the_finest_level_is_the_image_inside_the_mask():
     image, masks = torch.rand(1, 3, SIDE, SIDE) * 2 - 1, square(10, 20)
-    same, example = example_planes(image, masks, None, levels(0))
-    assert same is image
-    torch.testing.assert_close(example, image * masks)
+    torch.testing.assert_close(adapted(image, masks, None), image)
+    torch.testing.assert_close(coarser(image, masks, levels(0)), image * masks)
 
 
 def test_a_coarser_level_knows_means_only_and_nothing_from_outside():
     image, masks = torch.zeros(1, 1, SIDE, SIDE), square(10, 20)
     image[..., ::2] = 0.4  # stripes of one pixel: gone at level 1
     image[~masks] = 1e3
-    _, example = example_planes(image, masks, None, levels(1))
+    example = coarser(image, masks, levels(1))
     torch.testing.assert_close(example[masks], torch.full((100,), 0.2))
     assert not example[~masks].any()
 
 
 def test_levels_are_those_of_each_sample():
     image, masks = torch.rand(2, 1, SIDE, SIDE), square(10, 20).expand(2, -1, -1, -1)
-    _, example = example_planes(image, masks, None, levels(0, 1))
-    _, alone = example_planes(image[1:], masks[1:], None, levels(1))
+    example = coarser(image, masks, levels(0, 1))
+    alone = coarser(image[1:], masks[1:], levels(1))
     torch.testing.assert_close(example[0], image[0] * masks[0])
     torch.testing.assert_close(example[1:], alone)
 
@@ -69,15 +77,14 @@ def test_the_exposure_is_that_of_the_place_within_bounds(factor):
     brightness = 0.2 + 0.1 * torch.rand(1, 1, SIDE, SIDE)  # of 0 to 2
     scene = brightness * factor - 1
     image = brightness - 1
-    shown, example = example_planes(image, square(10, 20), scene, levels(0))
+    shown = adapted(image, square(10, 20), scene)
     applied = min(factor, GAIN)
     torch.testing.assert_close(shown, brightness * applied - 1)
-    torch.testing.assert_close(example, shown * square(10, 20))
 
 
 def test_a_mask_without_surroundings_keeps_its_exposure():
     image, masks = torch.rand(1, 1, SIDE, SIDE), square(0, SIDE)
-    shown, _ = example_planes(image, masks, torch.ones_like(image), levels(0))
+    shown = adapted(image, masks, torch.ones_like(image), torch.tensor([CONTRAST]))
     torch.testing.assert_close(shown, image)
 
 
@@ -97,14 +104,14 @@ def test_what_lies_outside_does_not_shine_into_cut_cells():
     """A mask that covers cells by half, or a quarter: a constant defect stays constant."""
     masks = square(11, 20)
     image = torch.where(masks, 0.3, -1e3)
-    _, example = example_planes(image, masks, None, levels(1))
+    example = coarser(image, masks, levels(1))
     torch.testing.assert_close(example[masks], torch.full((81,), 0.3), rtol=0, atol=1e-3)
 
 
 def test_the_coarser_level_is_smooth_and_keeps_the_brightness():
     masks = square(8, 24)
     image = torch.rand(1, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
-    _, example = example_planes(image, masks, None, levels(1))
+    example = coarser(image, masks, levels(1))
     inside, grain = example[..., 8:24, 8:24], image[..., 8:24, 8:24]
     steps = [(part[..., 1:] - part[..., :-1]).abs().mean() for part in (inside, grain)]
     assert steps[0] < 0.5 * steps[1]
@@ -113,7 +120,7 @@ def test_the_coarser_level_is_smooth_and_keeps_the_brightness():
 
 def test_exposure_is_never_darkened_beyond_the_bound():
     brightness = torch.full((1, 3, SIDE, SIDE), 1.0)
-    shown, _ = example_planes(brightness - 1, square(10, 20), brightness * 0.1 - 1, levels(0))
+    shown = adapted(brightness - 1, square(10, 20), brightness * 0.1 - 1)
     torch.testing.assert_close(shown, brightness / GAIN - 1)
 
 
@@ -123,7 +130,7 @@ def test_only_the_ring_around_the_mask_tells_the_exposure():
     scene = torch.full_like(image, -0.25)  # 0.75 instead of 0.5
     scene[..., 12:18, 12:18] = 1.0
     scene[..., :8] = scene[..., 22:] = 1.0
-    shown, _ = example_planes(image, masks, scene, levels(0))
+    shown = adapted(image, masks, scene)
     torch.testing.assert_close(shown, torch.full_like(image, 0.5 * 1.5 - 1))
 
 
@@ -134,3 +141,27 @@ def test_depth_goes_on_where_the_picture_ends():
     depth = mask_planes(masks, SIDE)[0, 1] * REACH
     torch.testing.assert_close(depth[:, 0], torch.full((SIDE,), float(REACH)))
     assert (depth[:, 9] == 0).all()
+
+
+def test_contrast_is_about_the_surroundings_and_of_each_sample():
+    """A defect of 0.2 on 0.1: at twice the contrast it is 0.3, and what is beside it stays."""
+    masks = square(10, 20).expand(2, -1, -1, -1)
+    image = torch.where(masks, 0.2, 0.1)
+    shown = adapted(image, masks, None, torch.tensor([2.0, 0.5]))
+    torch.testing.assert_close(shown[0], torch.where(masks[0], 0.3, 0.1))
+    torch.testing.assert_close(shown[1], torch.where(masks[1], 0.15, 0.1))
+    # After the exposure: both together keep the surroundings those of the place.
+    both = adapted(image, masks, torch.full_like(image, -0.12), torch.tensor([2.0, 2.0]))
+    torch.testing.assert_close(both[:, :, 0, 0], torch.full((2, 1), -0.12))
+    torch.testing.assert_close(both[:, :, 15, 15], torch.full((2, 1), -0.12 + 2 * 0.1 * 0.8))
+
+
+def test_contrast_stays_in_range_and_is_even_in_its_logarithm():
+    image = torch.where(square(10, 20), 0.9, -0.5)
+    assert float(adapted(image, square(10, 20), None, torch.tensor([1.5])).max()) == 1.0
+    drawn = (
+        draw_contrast(4000, torch.Generator().manual_seed(0)).log() / torch.tensor(CONTRAST).log()
+    )
+    assert float(drawn.abs().max()) <= 1
+    assert float(drawn.mean()) == pytest.approx(0, abs=0.05)
+    assert float(drawn.std()) == pytest.approx(3**-0.5, abs=0.02)  # of a uniform one on -1 to 1
