@@ -196,7 +196,7 @@ class _Table:
         if self.known is not None and len(self.known.images) > 1:
             training = extractor(self.known.images)
             for column in ("real", "generated"):
-                share = memorization(whole[column], training)
+                share = memorization(whole[column], training, whole["real"])
                 self.put(named("memorization", extractor), column, share)
 
     def diversity(self, perceptual: Perceptual) -> None:

@@ -207,6 +207,19 @@ def test_copies_are_counted():
     assert memorization(torch.cat([training, new]), twice) == pytest.approx(40 / 60)
 
 
+def test_other_real_images_tell_how_alike_real_ones_are():
+    """Training images 10 apart; of the others two lie 1 apart, and one is a training image."""
+    training = torch.arange(5.0).view(-1, 1) * 10
+    others = torch.tensor([[101.0], [102.0], [20.0]])
+    near = torch.tensor([[20.9], [29.5], [11.2], [5.0]])
+    assert memorization(near, training) == 1
+    assert memorization(near, training, others) == 0.5
+    assert memorization(near, training, training) == 1  # they tell nothing new
+    assert memorization(near, training, others[:0]) == 1
+    with pytest.raises(ConfigError, match="others, training: must have features of one width"):
+        memorization(near, training, torch.zeros(3, 2))
+
+
 # -- bad input ---
 
 BAD = [
