@@ -5,6 +5,7 @@ Letters: N images, C channels, H and W; h and w the sides of a layer's map.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -101,14 +102,59 @@ def st_lpips() -> Perceptual:
             f"perceptual: needs the package stlpips-pytorch; got none installed; run {INSTALL}"
         )
     state = load_state("perceptual", path)
-    got = {key: tuple(value.shape) for key, value in state.items()}
-    if got != _SHAPES:
-        wrong = sorted(key for key in got.keys() | _SHAPES if got.get(key) != _SHAPES.get(key))
+    _check_shapes("perceptual", state, _SHAPES, path)
+    return _StLpips(state)
+
+
+def lpips(trunk: str | Path, heads: str | Path | None = None) -> Perceptual:
+    """LPIPS with an AlexNet trunk (Zhang et al. 2018, equation 1), "lpips_alex".
+
+    Its trunk, trained on ImageNet, is a file that torchvision downloads; nothing is downloaded
+    here. Images as for `st_lpips`.
+
+    Args:
+        trunk: file with the state dict of ``torchvision.models.alexnet``, such as
+            ``alexnet-owt-7be5be79.pth``; its classifier is not used.
+        heads: file with the linear heads, ``weights/v0.1/alex.pth`` of the package ``lpips``; None
+            takes it from there. The package is never run.
+
+    Raises:
+        ConfigError: a file is missing or not the expected one.
+    """
+    found = package_file("lpips", "weights", "v0.1", "alex.pth") if heads is None else Path(heads)
+    if found is None:
         raise ConfigError(
-            "perceptual: must hold exactly the tensors of its network; got "
+            "heads: must be a file where the package lpips is not installed; got None; "
+            "run pip install --no-deps lpips"
+        )
+    weights = load_state("trunk", Path(trunk))
+    weights = {key: value for key, value in weights.items() if not key.startswith("classifier.")}
+    shapes = [shape for _, _, shape in _CONVOLUTIONS]
+    wanted: dict[str, tuple[int, ...]] = {}
+    for name, shape in zip(_TRUNK, shapes, strict=True):
+        wanted |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+    _check_shapes("trunk", weights, wanted, Path(trunk))
+    linear = load_state("heads", found)
+    _check_shapes("heads", linear, {k: v for k, v in _SHAPES.items() if k[:3] == "lin"}, found)
+    if any(bool((value < 0).any()) for value in linear.values()):
+        raise ConfigError(
+            f"heads: must not be negative; got such weights in {str(found)!r}; use version 0.1"
+        )
+    scaling = {"shift": (-0.030, -0.088, -0.188), "scale": (0.458, 0.448, 0.450)}
+    fixed = {f"scaling_layer.{k}": torch.tensor(v).view(1, 3, 1, 1) for k, v in scaling.items()}
+    return _Lpips({**weights, **linear, **fixed})
+
+
+def _check_shapes(
+    name: str, state: dict[str, Tensor], wanted: dict[str, tuple[int, ...]], path: Path
+) -> None:
+    got = {key: tuple(value.shape) for key, value in state.items()}
+    if got != wanted:
+        wrong = sorted(key for key in got.keys() | wanted if got.get(key) != wanted.get(key))
+        raise ConfigError(
+            f"{name}: must hold exactly the tensors of its network; got "
             f"{', '.join(wrong[:4])} wrong in {str(path)!r}; use the version in constraints.txt"
         )
-    return _StLpips(state)
 
 
 # -- the network; its tensors have the names of the weight file -----------------------------------
@@ -121,6 +167,8 @@ _CONVOLUTIONS = (
     ("net.slice4.11", 1, (256, 384, 3, 3)),
     ("net.slice5.13", 1, (256, 256, 3, 3)),
 )
+#: The same convolutions in the file of torchvision.
+_TRUNK = tuple(f"features.{k}" for k in (0, 3, 6, 8, 10))
 #: The three blurs that halve: after the first convolution, before the second and the third.
 _BLURS = {"net.slice1.1.filt": 64, "net.slice2.4.filt": 64, "net.slice3.8.filt": 192}
 _SHAPES: dict[str, tuple[int, ...]] = {
@@ -133,11 +181,16 @@ _SHAPES: dict[str, tuple[int, ...]] = {
 }
 
 
-class _StLpips:
-    name = "stlpips_alex"
+class _Alex:
+    """LPIPS on the feature maps of an AlexNet."""
+
+    name: str
 
     def __init__(self, state: dict[str, Tensor]) -> None:
         self._state = state
+
+    def _layer(self, state: dict[str, Tensor], index: int, x: Tensor) -> Tensor:
+        raise NotImplementedError
 
     @torch.no_grad()
     def features(self, images: Tensor) -> list[Tensor]:
@@ -145,21 +198,38 @@ class _StLpips:
         state, maps = self._state, []
         x = _enlarged(images.float().expand(-1, 3, -1, -1)) * 2 - 1
         x = (x - state["scaling_layer.shift"]) / state["scaling_layer.scale"]
-        for layer, (name, padding, _) in enumerate(_CONVOLUTIONS):
-            if layer in (1, 2):
-                blur = "net.slice2.4.filt" if layer == 1 else "net.slice3.8.filt"
-                x = _halved(F.max_pool2d(x, 3, stride=1), state[blur])
-            x = F.conv2d(x, state[f"{name}.weight"], state[f"{name}.bias"], padding=padding)
-            if layer == 0:
-                x = _halved(x, state["net.slice1.1.filt"])
-            x = F.relu(x)
+        for index in range(len(_CONVOLUTIONS)):
+            x = F.relu(self._layer(state, index, x))
             # A head is a mean with weights that are not negative: its root goes into the maps.
-            root = state[f"lin{layer}.model.1.weight"].sqrt()
+            root = state[f"lin{index}.model.1.weight"].sqrt()
             maps.append(x / (x.norm(dim=1, keepdim=True) + 1e-10) * root)
         return maps
 
     def distance(self, a: Tensor, b: Tensor) -> Tensor:
         return pairwise(self.features(a), self.features(b))
+
+
+class _StLpips(_Alex):
+    name = "stlpips_alex"
+
+    def _layer(self, state: dict[str, Tensor], index: int, x: Tensor) -> Tensor:
+        name, padding, _ = _CONVOLUTIONS[index]
+        if index in (1, 2):
+            blur = "net.slice2.4.filt" if index == 1 else "net.slice3.8.filt"
+            x = _halved(F.max_pool2d(x, 3, stride=1), state[blur])
+        x = F.conv2d(x, state[f"{name}.weight"], state[f"{name}.bias"], padding=padding)
+        return _halved(x, state["net.slice1.1.filt"]) if index == 0 else x
+
+
+class _Lpips(_Alex):
+    name = "lpips_alex"
+
+    def _layer(self, state: dict[str, Tensor], index: int, x: Tensor) -> Tensor:
+        name, padding = _TRUNK[index], _CONVOLUTIONS[index][1]
+        if index in (1, 2):
+            x = F.max_pool2d(x, 3, stride=2)
+        stride = 4 if index == 0 else 1
+        return F.conv2d(x, state[f"{name}.weight"], state[f"{name}.bias"], stride, padding)
 
 
 def _halved(x: Tensor, kernel: Tensor) -> Tensor:

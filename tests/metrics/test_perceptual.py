@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from defectgen.errors import ConfigError
 from defectgen.metrics import perceptual
 from defectgen.metrics.features import load_state, package_file
-from defectgen.metrics.perceptual import pairwise, st_lpips
+from defectgen.metrics.perceptual import lpips, pairwise, st_lpips
 
 WEIGHTS = package_file("stlpips_pytorch", "weights", "vST0.0", "alex_shift_tolerant.pth")
 needs_weights = pytest.mark.skipif(WEIGHTS is None, reason="needs stlpips-pytorch")
@@ -218,3 +218,81 @@ def test_maps_of_different_sizes_are_refused():
         pairwise(maps(0), [f[..., 1:] for f in maps(1)])
     with pytest.raises(ConfigError, match="features_a, features_b"):
         pairwise(maps(0), maps(1)[:1])
+
+
+# -- LPIPS with weights of the user ---
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A trunk in torchvision's layout and heads in that of the package lpips, both random."""
+    source = torch.Generator().manual_seed(3)
+    widths = {0: (64, 3, 11, 11), 3: (192, 64, 5, 5), 6: (384, 192, 3, 3), 8: (256, 384, 3, 3)}
+    trunk = {}
+    for k, shape in {**widths, 10: (256, 256, 3, 3)}.items():
+        scale = (shape[1] * shape[2] * shape[3] / 2) ** -0.5
+        trunk[f"features.{k}.weight"] = torch.randn(shape, generator=source) * scale
+        trunk[f"features.{k}.bias"] = torch.randn(shape[0], generator=source) * 0.1
+    trunk["classifier.6.bias"] = torch.zeros(1000)
+    sizes = enumerate((64, 192, 384, 256, 256))
+    heads = {f"lin{k}.model.1.weight": torch.rand(1, n, 1, 1, generator=source) for k, n in sizes}
+    torch.save(trunk, tmp_path / "trunk.pth")
+    torch.save(heads, tmp_path / "heads.pth")
+    return trunk, heads, tmp_path
+
+
+@torch.no_grad()
+def test_lpips_is_its_definition_on_torchvisions_network(files):
+    """Zhang et al. 2018, equation 1, with the layers of an AlexNet written out."""
+    trunk, heads, folder = files
+    nn = torch.nn
+    network = nn.Sequential(
+        nn.Conv2d(3, 64, 11, 4, 2), nn.ReLU(), nn.MaxPool2d(3, 2),
+        nn.Conv2d(64, 192, 5, 1, 2), nn.ReLU(), nn.MaxPool2d(3, 2),
+        nn.Conv2d(192, 384, 3, 1, 1), nn.ReLU(), nn.Conv2d(384, 256, 3, 1, 1), nn.ReLU(),
+        nn.Conv2d(256, 256, 3, 1, 1), nn.ReLU(),
+    )  # fmt: skip
+    network.load_state_dict({k[9:]: v for k, v in trunk.items() if k.startswith("features.")})
+    a, b = waves(96, 0.0), waves(96, 1.0)
+    x = torch.cat([a, b]) * 2 - 1
+    mean, spread = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])
+    x = (x - mean.view(1, 3, 1, 1)) / spread.view(1, 3, 1, 1)
+    expected = 0.0
+    for k, layer in enumerate(network):
+        x = layer(x)
+        if isinstance(layer, nn.ReLU):
+            unit = F.normalize(x, dim=1)
+            weight = heads[f"lin{(1, 4, 7, 9, 11).index(k)}.model.1.weight"][0]
+            expected += float((weight * (unit[0] - unit[1]).square()).sum(0).mean())
+    found = lpips(folder / "trunk.pth", folder / "heads.pth")
+    assert found.name == "lpips_alex"
+    assert found.distance(a, b).item() == pytest.approx(expected, rel=1e-4)
+    assert expected > 0.01
+    assert found.distance(a, a).item() == 0
+
+
+@pytest.mark.parametrize(
+    ("which", "change", "message"),
+    [
+        ("trunk", {"features.0.weight": torch.zeros(64, 3, 3, 3)}, "trunk: must hold exactly"),
+        ("trunk", {"more": torch.zeros(1)}, "trunk: must hold exactly .* more wrong"),
+        ("heads", {"lin0.model.1.weight": -torch.ones(1, 64, 1, 1)}, "heads: must not be neg"),
+        ("heads", {"lin0.model.1.weight": torch.ones(1, 65, 1, 1)}, "heads: must hold exactly"),
+    ],
+)
+def test_files_that_do_not_fit_are_refused(files, which, change, message):
+    trunk, heads, folder = files
+    torch.save({**(trunk if which == "trunk" else heads), **change}, folder / f"{which}.pth")
+    with pytest.raises(ConfigError, match=message):
+        lpips(folder / "trunk.pth", folder / "heads.pth")
+
+
+def test_heads_come_from_the_installed_package(files, monkeypatch):
+    _, _, folder = files
+    monkeypatch.setattr(perceptual, "package_file", lambda *parts: folder / "heads.pth")
+    assert lpips(folder / "trunk.pth").name == "lpips_alex"
+    monkeypatch.setattr(perceptual, "package_file", lambda *parts: None)
+    with pytest.raises(ConfigError, match="heads: .*run pip install --no-deps lpips"):
+        lpips(folder / "trunk.pth")
+    with pytest.raises(ConfigError, match="trunk: must be a file of tensors"):
+        lpips(folder / "none.pth", folder / "heads.pth")
