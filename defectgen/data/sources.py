@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,11 +17,34 @@ from torch import Tensor
 
 from defectgen.errors import DataWarning, ImageError
 
+
+class Deferred(ABC):
+    """A picture that is made when it is read and not kept: drawn from polygons, or cropped.
+
+    Attributes:
+        name: the name of the file it is made from.
+    """
+
+    name: str
+
+    @abstractmethod
+    def open(self) -> Image.Image:
+        """Make the picture.
+
+        Raises:
+            Unusable: what it is made from cannot be used.
+        """
+
+    @abstractmethod
+    def size(self) -> tuple[int, int] | None:
+        """Return (height, width) without making the picture, or None if that cannot be told."""
+
+
 Array: TypeAlias = NDArray[Any]
-Picture: TypeAlias = str | os.PathLike[str] | Image.Image | Array
+Picture: TypeAlias = str | os.PathLike[str] | Image.Image | Array | Deferred
 # A folder, a sequence of pictures, or one NCHW tensor or array.
 ImageSource: TypeAlias = str | os.PathLike[str] | Sequence[Picture] | Tensor | Array
-Value: TypeAlias = Path | Image.Image | Array
+Value: TypeAlias = Path | Image.Image | Array | Deferred
 
 SUFFIXES = ("png", "jpg", "jpeg", "bmp", "tif", "tiff", "webp")
 # Only these decoders of PIL are ever tried: fewer parsers meet hostile bytes.
@@ -43,6 +67,15 @@ class Item:
     value: Value
 
 
+def pictures(folder: Path) -> list[Path]:
+    """List the picture files of a folder by name; hidden files and subfolders are left out."""
+    return [
+        path
+        for path in sorted(folder.iterdir(), key=lambda path: path.name)
+        if path.suffix[1:].lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    ]
+
+
 def list_files(folder: str | os.PathLike[str], argument: str) -> list[Path]:
     """List the picture files of a folder by name; hidden files and subfolders are left out.
 
@@ -57,11 +90,7 @@ def list_files(folder: str | os.PathLike[str], argument: str) -> list[Path]:
             f"{argument}: a single path must name a folder; got {str(root)!r}, which is {what}; "
             f"{advice}"
         )
-    files = [
-        path
-        for path in sorted(root.iterdir(), key=lambda path: path.name)
-        if path.suffix[1:].lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-    ]
+    files = pictures(root)
     if not files:
         raise ImageError(
             f"{argument}: the folder must hold files ending in {', '.join(SUFFIXES)}; got none in "
@@ -97,6 +126,8 @@ def list_items(source: object, argument: str) -> list[Item]:
             items.append(Item(path.name, str(path), path))
         elif isinstance(entry, (Image.Image, np.ndarray)):
             items.append(Item(f"{index:04d}", label, entry))
+        elif isinstance(entry, Deferred):
+            items.append(Item(entry.name, str(entry), entry))
         elif isinstance(entry, Tensor):
             problems[label] = "is a tensor in a list: pass one NCHW tensor, see torch.stack"
         else:
@@ -106,11 +137,13 @@ def list_items(source: object, argument: str) -> list[Item]:
     return items
 
 
-def problem_text(argument: str, problems: Mapping[str, str], total: int) -> str:
+def problem_text(
+    argument: str, problems: Mapping[str, str], total: int, shown: int = SHOWN
+) -> str:
     """Put all bad items of an argument (label -> reason) into one message."""
-    lines = [f"  {label}: {reason}" for label, reason in list(problems.items())[:SHOWN]]
-    if len(problems) > SHOWN:
-        lines.append(f"  ... and {len(problems) - SHOWN} more")
+    lines = [f"  {label}: {reason}" for label, reason in list(problems.items())[:shown]]
+    if len(problems) > shown:
+        lines.append(f"  ... and {len(problems) - shown} more")
     head = f"{argument}: all must be usable; got {len(problems)} bad of {total}; repair or drop"
     return "\n".join([f"{head}:", *lines])
 
@@ -149,6 +182,8 @@ def open_picture(value: Value) -> Image.Image:
     """
     if isinstance(value, np.ndarray):
         return _from_array(value)
+    if isinstance(value, Deferred):
+        return value.open()
     image = _open(value)
     try:
         frames = getattr(image, "n_frames", 1)
@@ -170,6 +205,8 @@ def read_size(value: Value) -> tuple[int, int] | None:
     """Return (height, width) from the header alone, or None if that cannot be read."""
     if isinstance(value, np.ndarray):
         return (value.shape[0], value.shape[1]) if value.ndim >= 2 else None
+    if isinstance(value, Deferred):
+        return value.size()
     try:
         image = _open(value)
     except Unusable:

@@ -1,0 +1,91 @@
+"""Which mask belongs to which image, by the usual spellings of their names."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Container, Sequence
+from pathlib import Path
+
+from defectgen.data.survey import Survey
+
+WORDS = ("mask", "masks", "gt", "label", "labels", "seg", "segmentation", "groundtruth")
+SIGNS = "_-. "
+
+
+def bare_stem(stem: str) -> str | None:
+    """Return what a mask's name says about its image, in lower case: `07_Mask`, `mask-07` -> `07`.
+
+    None if the name has none of the usual words at its beginning or end.
+    """
+    low = stem.lower()
+    for word in WORDS:
+        for sign in SIGNS:
+            if low.endswith(sign + word) and len(low) > len(word) + 1:
+                return low[: -len(word) - 1]
+            if low.startswith(word + sign) and len(low) > len(word) + 1:
+                return low[len(word) + 1 :]
+    return None
+
+
+def split_beside(files: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """Split the files of one folder into images and the masks that lie beside them."""
+    stems = {path.stem.lower() for path in files}
+    masks = [path for path in files if bare_stem(path.stem) in stems]
+    return [path for path in files if path not in masks], masks
+
+
+def match(
+    survey: Survey, images: Sequence[Path], masks: Sequence[Path], *, leftovers: bool = True
+) -> list[tuple[Path, Path]]:
+    """Pair images and masks by stem, and remember what has no partner or several.
+
+    A mask has the stem of its image, in upper or lower case, alone or with one of `WORDS` before
+    or behind it.
+
+    Args:
+        survey: Takes the problems.
+        images: Files of one type of defect.
+        masks: Files that may belong to them.
+        leftovers: Whether a mask without an image is a problem.
+
+    Returns:
+        The pairs that are clear.
+    """
+    by_stem = defaultdict(list)
+    for image in images:
+        by_stem[image.stem.lower()].append(image)
+    # The same stem first: an image may be called like a mask itself.
+    found = _assign(masks, by_stem)
+    pairs = []
+    for image in images:
+        own = found[image.stem.lower()]
+        twins = by_stem[image.stem.lower()]
+        if len(twins) > 1:
+            names = ", ".join(twin.name for twin in twins)
+            survey.error(image, f"shares its stem with others ({names}): rename them")
+        elif not own:
+            survey.error(
+                image, f"has no mask: add {image.stem}.png or {image.stem}_mask.png", mask=True
+            )
+        elif len(own) > 1:
+            names = ", ".join(survey.name(mask) for mask in own)
+            survey.error(image, f"has several masks ({names}): keep one", mask=True)
+        else:
+            pairs.append((image, own[0]))
+    if leftovers:
+        used = {mask for masks_of_one in found.values() for mask in masks_of_one}
+        for mask in masks:
+            if mask not in used:
+                text = "is a mask without an image: add the image or remove the mask"
+                survey.error(mask, text, mask=True)
+    return pairs
+
+
+def _assign(masks: Sequence[Path], stems: Container[str]) -> dict[str, list[Path]]:
+    found = defaultdict(list)
+    for mask in masks:
+        for key in (mask.stem.lower(), bare_stem(mask.stem)):
+            if key is not None and key in stems:
+                found[key].append(mask)
+                break
+    return found

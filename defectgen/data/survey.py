@@ -1,0 +1,161 @@
+"""What a data set on disk holds, before any picture is decoded: the record that layouts fill."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from defectgen.data.sources import SUFFIXES, Value, pictures
+from defectgen.errors import ConfigError, ImageError
+from defectgen.files import read_text
+
+#: Of one annotation file; the tables of the large public sets have a tenth of it.
+MAX_TEXT_BYTES = 64_000_000
+
+Part = Literal["train", "test"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with one file or folder.
+
+    Attributes:
+        file: its path below the folder of the data set, with forward slashes.
+        reason: what is wrong, and what to do.
+        severity: "error" if the file cannot be used, "warning" if it can.
+        about: "image" or "mask".
+    """
+
+    file: str
+    reason: str
+    severity: Literal["error", "warning"] = "error"
+    about: Literal["image", "mask"] = "image"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One image of a data set, and its mask.
+
+    Attributes:
+        part: "train" or "test".
+        kind: the type of the defect, or None for a good image.
+        image: the file.
+        mask: the file or what draws it; None for a good image.
+    """
+
+    part: Part
+    kind: str | None
+    image: Path
+    mask: Value | None = None
+
+
+@dataclass
+class Survey:
+    """Entries and problems of one data set, as its layout tells them.
+
+    Attributes:
+        layout: "mvtec", "visa" or "folder".
+        folder: where its files lie; names in problems are relative to it.
+        entries: all images that have what they need.
+        problems: what is missing, left over or contradicts itself.
+    """
+
+    layout: str
+    folder: Path
+    entries: list[Entry] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+    def name(self, path: object) -> str:
+        """Return a path below the folder with forward slashes, and any other value as text."""
+        if isinstance(path, Path):
+            try:
+                return path.relative_to(self.folder).as_posix()
+            except ValueError:
+                return str(path)
+        return str(path)
+
+    def error(self, path: object, reason: str, *, mask: bool = False) -> None:
+        """Remember what cannot be used."""
+        about: Literal["image", "mask"] = "mask" if mask else "image"
+        self.problems.append(Problem(self.name(path), reason, "error", about))
+
+    def warn(self, path: object, reason: str, *, mask: bool = False) -> None:
+        """Remember what can be used and looks wrong."""
+        about: Literal["image", "mask"] = "mask" if mask else "image"
+        self.problems.append(Problem(self.name(path), reason, "warning", about))
+
+    def add_good(self, part: Part, images: Iterable[Path]) -> None:
+        """Add good images."""
+        self.entries.extend(Entry(part, None, image) for image in images)
+
+    def files_in(self, folder: Path, *, mask: bool = False) -> list[Path]:
+        """List the pictures of a folder, and remember that it is missing or holds none."""
+        if not folder.is_dir():
+            self.error(folder, "is missing: this folder belongs to the layout", mask=mask)
+            return []
+        found = pictures(folder)
+        if not found:
+            self.error(folder, f"holds no file ending in {', '.join(SUFFIXES)}", mask=mask)
+        return found
+
+    def read(self, path: Path, *, mask: bool = False) -> str | None:
+        """Read an annotation file, or remember why it cannot be read and return None."""
+        try:
+            return read_text(path, MAX_TEXT_BYTES).removeprefix("\ufeff")
+        except ConfigError:
+            limit = MAX_TEXT_BYTES // 10**6
+            self.error(path, f"is no UTF-8 text of up to {limit} MB: save it as that", mask=mask)
+        except OSError as error:
+            self.error(path, f"cannot be read ({error.strerror}): check it", mask=mask)
+        return None
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """List the sub-folders of a folder by name, without hidden ones; none if it is no folder."""
+    if not folder.is_dir():
+        return []
+    return sorted(
+        (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")),
+        key=lambda path: path.name,
+    )
+
+
+def existing_folder(path: str | os.PathLike[str], argument: str) -> Path:
+    """Return a path that a user gave for a folder.
+
+    Raises:
+        ImageError: it is none.
+    """
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        what = "a file" if folder.exists() else "nothing"
+        raise ImageError(
+            f"{argument}: must name a folder; got {str(folder)!r}, which is {what}; check the path"
+        )
+    return folder
+
+
+def category_folder(root: str | os.PathLike[str], category: str) -> Path:
+    """Return the folder of one category of a data set.
+
+    Raises:
+        ConfigError: the category is no plain name.
+        ImageError: there is no such folder; the message names those that there are.
+    """
+    base = existing_folder(root, "root")
+    plain = isinstance(category, str) and category not in ("", ".", "..")
+    if not plain or any(sign in category for sign in "/\\\0"):
+        raise ConfigError(
+            f"category: must be the name of a folder in root; got {category!r}; pass a plain name"
+        )
+    folder = base / category
+    if not folder.is_dir():
+        there = ", ".join(path.name for path in subfolders(base)[:30]) or "no folder"
+        raise ImageError(
+            f"category: must be the name of a folder in root; got {category!r}, but "
+            f"{str(base)!r} holds {there}; name one of these or check root"
+        )
+    return folder

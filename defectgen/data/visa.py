@@ -1,0 +1,134 @@
+"""VisA, as its owners distribute it and as their script re-arranges it."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from defectgen.checks import check_choice
+from defectgen.data.dataset import DefectData
+from defectgen.data.deferred import AnyClass, Square
+from defectgen.data.mvtec import is_mvtec, survey_mvtec
+from defectgen.data.report import DataReport, inspect
+from defectgen.data.sources import pictures
+from defectgen.data.survey import Entry, Part, Survey, category_folder
+
+SPLITS = ("1cls", "2cls_fewshot", "2cls_highshot")
+ANNOTATIONS = "image_anno.csv"
+COMBINED = "combined"  # the type of an image with defects of several types
+UNNAMED = "anomaly"  # the type of a defect that no table names
+
+_NORMAL, _ANOMALY = Path("Data", "Images", "Normal"), Path("Data", "Images", "Anomaly")
+_MASKS = Path("Data", "Masks", "Anomaly")
+
+
+class VisA(DefectData):
+    """One category of VisA, as its owners distribute it.
+
+    The layout: `<category>/Data/Images/Normal` and `Anomaly`, `<category>/Data/Masks/Anomaly`,
+    `<category>/image_anno.csv` with the types of defects, and `split_csv/<split>.csv` beside the
+    categories. Masks have one value per type; whatever is not 0 is the defect. The type of an
+    image is its label as written, and "combined" if it has several.
+
+    The tree that the owners' script makes of it (`train/good`, `test/good`, `test/bad`,
+    `ground_truth/bad`) is read as well; there all defects are of the type "bad".
+
+    Args:
+        root: The folder of all categories.
+        category: The name of the category, such as "candle".
+        split: "1cls" (all defects are for tests, so that `defects` holds all of them),
+            "2cls_fewshot" or "2cls_highshot" (some are for training: these are in `defects`, the
+            others in `test_defects`). Without the file of the split, all normal images are for
+            training.
+        square: What happens to oblong images, which all of VisA are: "pad" repeats their borders,
+            so that no defect is lost; "crop" takes the middle; None makes them an error.
+        drop_bad: Leave out what cannot be used, with a warning, instead of raising.
+
+    Raises:
+        ConfigError: an argument is out of its range.
+        ImageError: the folder is missing, or files cannot be used; all of them are listed.
+        MaskError: the same, if they are all about masks.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        category: str,
+        *,
+        split: str = "1cls",
+        square: Square = "pad",
+        drop_bad: bool = False,
+    ) -> None:
+        super().__init__(survey_visa(category_folder(root, category), split), square, drop_bad)
+
+    @staticmethod
+    def check(
+        root: str | os.PathLike[str],
+        category: str,
+        *,
+        split: str = "1cls",
+        square: Square = "pad",
+    ) -> DataReport:
+        """Return the report, whatever it says, instead of raising."""
+        return inspect(survey_visa(category_folder(root, category), split), square)[0]
+
+
+def is_visa(folder: Path) -> bool:
+    """Whether a folder is one category in the layout of the owners."""
+    return (folder / _NORMAL).is_dir() or (folder / _ANOMALY).is_dir()
+
+
+def survey_visa(folder: Path, split: str = "1cls") -> Survey:
+    """List the entries of one category.
+
+    Names in tables are looked up among the files that are there, and never joined to a path.
+    """
+    check_choice("split", split, SPLITS)
+    if is_mvtec(folder) and not is_visa(folder):
+        return survey_mvtec(folder, layout="visa", any_class=True)
+    survey = Survey("visa", folder)
+    normal = survey.files_in(folder / _NORMAL)
+    anomalous = survey.files_in(folder / _ANOMALY)
+    masks = pictures(folder / _MASKS) if (folder / _MASKS).is_dir() else []
+    if not masks:
+        survey.files_in(folder / _MASKS, mask=True)  # says whether it is missing or empty
+    files = {survey.name(path): path for path in (*normal, *anomalous, *masks)}
+    parts = _read_split(survey, folder.parent / "split_csv" / f"{split}.csv", files)
+    labels = _read_annotations(survey, files)
+    for path in normal:
+        part = _part(survey, path, parts)
+        if part is not None:
+            survey.entries.append(Entry(part, None, path))
+    _add_anomalies(survey, anomalous, masks, parts, labels)
+    return survey
+
+
+def _add_anomalies(
+    survey: Survey,
+    images: list[Path],
+    masks: list[Path],
+    parts: Mapping[Path, Part] | None,
+    labels: Mapping[Path, tuple[str, Path | None]] | None,
+) -> None:
+    by_stem = {mask.stem: mask for mask in masks}
+    used = set()
+    for image in images:
+        kind, mask = UNNAMED, None
+        if labels is not None:
+            if image not in labels:
+                survey.error(image, f"has no line in {ANNOTATIONS}: add its type")
+            kind, mask = labels.get(image, (UNNAMED, None))
+        mask = mask or by_stem.get(image.stem)
+        used.add(mask)
+        part = _part(survey, image, parts, Part_TEST)
+        if mask is None:
+            text = f"has no mask: add {(_MASKS / image.stem).as_posix()}.png"
+            survey.error(image, text, mask=True) if masks else None
+        elif part is not None:
+            survey.entries.append(Entry(part, kind, image, AnyClass(mask)))
+    for mask in masks:
+        if mask not in used:
+            text = "is a mask without an image: add the image or remove the mask"
+            survey.error(mask, text, mask=True)
