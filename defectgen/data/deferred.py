@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -24,20 +24,20 @@ class AnyClass(Deferred):
         path: A file of 8 or 16 bits gray, with a palette (its indices count), or in color.
     """
 
-    def __init__(self, path: os.PathLike[str]) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self.name = os.path.basename(path)
+        self.name = path.name
 
     def __str__(self) -> str:
         return str(self.path)
 
     def size(self) -> tuple[int, int] | None:
         """Return (height, width) from the header of the file."""
-        return read_size(self.path)  # type: ignore[arg-type]  # loaders pass a Path
+        return read_size(self.path)
 
     def open(self) -> Image.Image:
         """Return a picture of mode L with 0 and 255."""
-        image = open_picture(self.path)  # type: ignore[arg-type]
+        image = open_picture(self.path)
         if image.mode in ("LA", "La", "RGBA", "RGBa"):
             # Alpha says nothing about classes.
             image = image.convert("L" if image.mode in ("LA", "La") else "RGB")
@@ -57,7 +57,7 @@ class SquareImage(Deferred):
 
     def __init__(self, source: Value, square: Square) -> None:
         self.source, self.square = source, square
-        self.name = source.name if isinstance(source, Deferred) else _base_name(source)
+        self.name = source.name if isinstance(source, (Path, Deferred)) else "picture"
 
     def __str__(self) -> str:
         return str(self.source)
@@ -109,10 +109,6 @@ def square_mask(mask: NDArray[np.bool_], square: Square) -> NDArray[np.bool_]:
 def as_picture(mask: NDArray[np.bool_]) -> Image.Image:
     """Return a mask (H, W) as a picture of mode L with 0 and 255."""
     return Image.fromarray(mask.astype(np.uint8) * np.uint8(255))
-
-
-def _base_name(source: object) -> str:
-    return os.path.basename(str(source))
 
 
 def _square_size(size: tuple[int, int] | None, square: Square) -> tuple[int, int] | None:

@@ -50,9 +50,7 @@ class MVTecAD(DefectData):
         super().__init__(survey_mvtec(category_folder(root, category)), square, drop_bad)
 
     @staticmethod
-    def check(
-        root: str | os.PathLike[str], category: str, *, square: Square = None
-    ) -> DataReport:
+    def check(root: str | os.PathLike[str], category: str, *, square: Square = None) -> DataReport:
         """Return the report, whatever it says, instead of raising."""
         return inspect(survey_mvtec(category_folder(root, category)), square)[0]
 

@@ -112,7 +112,7 @@ def inspect(survey: Survey, square: Square) -> tuple[DataReport, list[Usable]]:
         before = len(found.problems)
         raw = _look_at_image(entry, square, found, seen)
         if entry.mask is not None:
-            _look_at_mask(entry, raw, square, found)
+            _look_at_mask(entry, entry.mask, raw, square, found)
         bad = any(problem.severity == "error" for problem in found.problems[before:])
         if raw is None or bad:
             continue
@@ -154,10 +154,11 @@ def _look_at_image(
     return raw
 
 
-def _look_at_mask(entry: Entry, raw: Image.Image | None, square: Square, found: Survey) -> None:
-    assert entry.mask is not None
+def _look_at_mask(
+    entry: Entry, drawn: Value, raw: Image.Image | None, square: Square, found: Survey
+) -> None:
     try:
-        mask, _ = decode_mask(entry.mask)
+        mask, _ = decode_mask(drawn)
         height, width = mask.shape
         if raw is not None and (width, height) != raw.size:
             raise Unusable(
@@ -167,7 +168,7 @@ def _look_at_mask(entry: Entry, raw: Image.Image | None, square: Square, found: 
         if raw is not None and not square_mask(mask, square).any():
             raise Unusable("lies outside the middle of its image: pass square='pad'")
     except Unusable as error:
-        found.error(_plain(entry.mask), str(error), mask=True)
+        found.error(_plain(drawn), str(error), mask=True)
 
 
 def _plain(mask: Value) -> object:

@@ -71,7 +71,9 @@ class DrawnMask(Deferred):
 
     def _draw(self, size: tuple[int, int], shapes: Sequence[Polygon | Runs]) -> Image.Image:
         if min(size) < 1 or size[0] * size[1] > MAX_PIXELS:
-            raise Unusable(f"is {size[1]}x{size[0]}: 1 to {MAX_PIXELS // 10**6} megapixels are read")
+            raise Unusable(
+                f"is {size[1]}x{size[0]}: 1 to {MAX_PIXELS // 10**6} megapixels are read"
+            )
         mask = np.zeros(size, np.bool_)
         for shape in shapes:
             mask |= fill(shape, size) if isinstance(shape, Polygon) else unroll(shape, size)
@@ -164,7 +166,8 @@ def unroll(runs: Runs, size: tuple[int, int]) -> NDArray[np.bool_]:
         )
     marked = np.arange(len(runs.counts)) % 2 == 1
     flat: NDArray[np.bool_] = np.repeat(marked, runs.counts)
-    return flat.reshape(width, height).T
+    mask: NDArray[np.bool_] = flat.reshape(width, height).T
+    return mask
 
 
 def expand(text: str) -> Runs:

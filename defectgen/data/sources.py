@@ -137,9 +137,7 @@ def list_items(source: object, argument: str) -> list[Item]:
     return items
 
 
-def problem_text(
-    argument: str, problems: Mapping[str, str], total: int, shown: int = SHOWN
-) -> str:
+def problem_text(argument: str, problems: Mapping[str, str], total: int, shown: int = SHOWN) -> str:
     """Put all bad items of an argument (label -> reason) into one message."""
     lines = [f"  {label}: {reason}" for label, reason in list(problems.items())[:shown]]
     if len(problems) > shown:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from defectgen.checks import check_choice
@@ -98,7 +98,7 @@ def survey_visa(folder: Path, split: str = "1cls") -> Survey:
     parts = _read_split(survey, folder.parent / "split_csv" / f"{split}.csv", files)
     labels = _read_annotations(survey, files)
     for path in normal:
-        part = _part(survey, path, parts)
+        part = _part(survey, path, parts, "train")
         if part is not None:
             survey.entries.append(Entry(part, None, path))
     _add_anomalies(survey, anomalous, masks, parts, labels)
@@ -107,28 +107,114 @@ def survey_visa(folder: Path, split: str = "1cls") -> Survey:
 
 def _add_anomalies(
     survey: Survey,
-    images: list[Path],
-    masks: list[Path],
+    images: Sequence[Path],
+    masks: Sequence[Path],
     parts: Mapping[Path, Part] | None,
     labels: Mapping[Path, tuple[str, Path | None]] | None,
 ) -> None:
     by_stem = {mask.stem: mask for mask in masks}
     used = set()
     for image in images:
-        kind, mask = UNNAMED, None
-        if labels is not None:
-            if image not in labels:
-                survey.error(image, f"has no line in {ANNOTATIONS}: add its type")
-            kind, mask = labels.get(image, (UNNAMED, None))
+        named = labels.get(image) if labels is not None else (UNNAMED, None)
+        if named is None:
+            survey.error(image, f"has no line in {ANNOTATIONS}: add its type")
+        kind, mask = named or (UNNAMED, None)
         mask = mask or by_stem.get(image.stem)
         used.add(mask)
-        part = _part(survey, image, parts, Part_TEST)
-        if mask is None:
+        part = _part(survey, image, parts, "test")
+        # Without any mask the folder itself is named, once.
+        if mask is None and masks:
             text = f"has no mask: add {(_MASKS / image.stem).as_posix()}.png"
-            survey.error(image, text, mask=True) if masks else None
-        elif part is not None:
+            survey.error(image, text, mask=True)
+        if mask is not None and part is not None and named is not None:
             survey.entries.append(Entry(part, kind, image, AnyClass(mask)))
     for mask in masks:
         if mask not in used:
             text = "is a mask without an image: add the image or remove the mask"
             survey.error(mask, text, mask=True)
+
+
+def _part(
+    survey: Survey, image: Path, parts: Mapping[Path, Part] | None, otherwise: Part
+) -> Part | None:
+    if parts is None:
+        return otherwise
+    if image not in parts:
+        survey.warn(image, "is in no line of the split, and was left out")
+    return parts.get(image)
+
+
+def _read_split(survey: Survey, path: Path, files: Mapping[str, Path]) -> dict[Path, Part] | None:
+    """Read which image is for training; None if there is no such table."""
+    if not path.is_file():
+        text = f"is missing: all of {_NORMAL.as_posix()} is for training"
+        survey.warn(f"../split_csv/{path.name}", text)
+        return None
+    rows = _rows(survey, path, ("image", "split"))
+    parts: dict[Path, Part] = {}
+    for row in rows:
+        image = files.get(_below(row["image"], survey.folder.name))
+        part = row["split"].strip().lower()
+        if image is None:
+            continue  # of another category, or named by the other table already
+        if part not in ("train", "test"):
+            survey.error(image, f"has the split {part!r} in {path.name}: write train or test")
+        else:
+            parts[image] = "train" if part == "train" else "test"
+    if not parts:
+        survey.error(path, f"has no line for {survey.folder.name}: check that it is the right file")
+    return parts
+
+
+def _read_annotations(
+    survey: Survey, files: Mapping[str, Path]
+) -> dict[Path, tuple[str, Path | None]] | None:
+    """Read type and mask of every image; None if there is no such table."""
+    path = survey.folder / ANNOTATIONS
+    if not path.is_file():
+        survey.warn(path, f"is missing: all defects are of the type {UNNAMED!r}")
+        return None
+    labels: dict[Path, tuple[str, Path | None]] = {}
+    for row in _rows(survey, path, ("image", "label")):
+        name = _below(row["image"], survey.folder.name)
+        image = files.get(name)
+        if image is None:
+            survey.warn(name, f"is named in {ANNOTATIONS} and is not there")
+            continue
+        mask_name = _below(row.get("mask", ""), survey.folder.name)
+        mask = files.get(mask_name) if mask_name else None
+        if mask_name and mask is None:
+            text = f"is named in {ANNOTATIONS} as a mask and is not there: add it"
+            survey.error(mask_name, text, mask=True)
+        labels[image] = (_kind(row["label"]), mask)
+    return labels
+
+
+def _kind(label: str) -> str:
+    kinds = {part.strip() for part in label.split(",")} - {""}
+    return COMBINED if len(kinds) > 1 else next(iter(kinds), UNNAMED)
+
+
+def _below(name: str, category: str) -> str:
+    # "candle/Data/Images/..." -> "Data/Images/...": a key of the files that are there.
+    return name.strip().replace("\\", "/").removeprefix(f"{category}/")
+
+
+def _rows(survey: Survey, path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
+    text = survey.read(path)
+    if text is None:
+        return []
+    try:
+        table = list(csv.reader(text.splitlines()))
+    except csv.Error as error:
+        survey.error(path, f"is no table ({error}): save it as CSV with commas")
+        return []
+    head = [name.strip().lower() for name in table[0]] if table else []
+    missing = [name for name in needed if name not in head]
+    if missing:
+        survey.error(path, f"has no column {' and '.join(missing)}: its first line names them")
+        return []
+    # Short lines are filled up: an empty name is found nowhere.
+    return [
+        dict(zip(head, [*line, *[""] * len(head)], strict=False)) for line in table[1:] if any(line)
+    ]

@@ -1,0 +1,125 @@
+"""Masks from label files of YOLO segmentation: one text file of polygons for each image."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from defectgen.data.shapes import Polygon, ScaledMask, polygon
+from defectgen.data.sources import Unusable
+from defectgen.data.survey import Survey
+
+#: Outlines may leave the picture a little; farther out they are pixels instead of shares.
+MAX_SHARE = 1.5
+
+#: Text files in a folder of labels that hold no labels.
+OTHER_NAMES = ("classes.txt", "readme.txt", "license.txt", "notes.txt")
+
+Drawn = dict[Path, tuple[frozenset[str], ScaledMask]]
+
+
+def label_files(folder: Path) -> list[Path]:
+    """List the label files of a folder by name."""
+    return [
+        path
+        for path in sorted(folder.glob("*.txt"))
+        if path.name.lower() not in OTHER_NAMES and not path.name.startswith(".") and path.is_file()
+    ]
+
+
+def read_yolo(survey: Survey, folder: Path, images: Sequence[Path], names: Sequence[str]) -> Drawn:
+    """Read the masks of images, and remember what is wrong.
+
+    Args:
+        survey: Takes the problems.
+        folder: Holds `<stem>.txt` for each image; lines "class x1 y1 x2 y2 ..." in shares of width
+            and height.
+        images: The images.
+        names: Names of the classes; others are called "class_<number>".
+
+    Returns:
+        Image -> the names of its classes, and its mask.
+    """
+    labels = {path.stem: path for path in label_files(folder)}
+    stems = {image.stem for image in images}
+    found = {}
+    for image in images:
+        path = labels.get(image.stem)
+        if path is None:
+            survey.error(image, f"has no labels: add {image.stem}.txt", mask=True)
+            continue
+        text = survey.read(path, mask=True)
+        if text is None:
+            continue
+        lines = [(n, line.split()) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+        if not lines:
+            survey.error(path, "is empty: outline the defect, or drop the image", mask=True)
+            continue
+        try:
+            outlines = [_outline(number, words) for number, words in lines]
+        except Unusable as error:
+            survey.error(path, str(error), mask=True)
+            continue
+        kinds = frozenset(_name(index, names) for index, _ in outlines)
+        label = f"{survey.name(path)} ({image.name})"
+        found[image] = kinds, ScaledMask(label, [shape for _, shape in outlines], image)
+    for stem, path in labels.items():
+        if stem not in stems:
+            survey.error(path, "has labels of no image: add the image or remove it", mask=True)
+    return found
+
+
+def class_names(survey: Survey, folders: Sequence[Path]) -> list[str]:
+    """Read the names of the classes from the first `classes.txt` or `data.yaml` in the folders."""
+    for folder in folders:
+        for name in ("classes.txt", "data.yaml", "data.yml"):
+            path = folder / name
+            if path.is_file():
+                text = survey.read(path, mask=True) or ""
+                return _plain_names(text) if name.endswith(".txt") else yaml_names(text)
+    return []
+
+
+def yaml_names(text: str) -> list[str]:
+    """Read the entry `names` of a `data.yaml`: a list in brackets, or lines "- name" or "0: name".
+
+    Only this much of YAML is read; what is written otherwise gives no names.
+    """
+    entry = re.search(r"^names:[ \t]*(.*)$((?:\n(?:[ \t]+.*|-.*|[ \t]*))*)", text, re.M)
+    if entry is None:
+        return []
+    inline, block = entry[1].partition(" #")[0].strip(), entry[2]
+    if inline[:1] in ("[", "{"):
+        pieces = inline.strip("[]{}").split(",")
+    else:
+        pieces = [line for line in block.splitlines() if line.strip()]
+    found = {}
+    for place, piece in enumerate(pieces):
+        parts = re.fullmatch(r"\s*(?:-\s*)?(?:(\d{1,4})\s*:)?\s*(.*?)\s*", piece)
+        if parts is not None and parts[2]:
+            found[int(parts[1]) if parts[1] else place] = parts[2].strip("'\"")
+    return [found.get(index, f"class_{index}") for index in range(max(found, default=-1) + 1)]
+
+
+def _plain_names(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines()]
+
+
+def _outline(number: int, words: Sequence[str]) -> tuple[int, Polygon]:
+    if len(words) == 5:
+        raise Unusable(f"line {number} is a box: export segments, as a box is no mask")
+    if not re.fullmatch("[0-9]{1,4}", words[0]):
+        raise Unusable(f"line {number} begins with {words[0][:20]!r}: write the number of a class")
+    try:
+        values = [float(word) for word in words[1:]]
+    except ValueError as error:
+        raise Unusable(f"line {number} holds something else than numbers: repair it") from error
+    try:
+        return int(words[0]), polygon(values, MAX_SHARE)
+    except Unusable as error:
+        raise Unusable(f"line {number} {error}") from error
+
+
+def _name(index: int, names: Sequence[str]) -> str:
+    return names[index] if index < len(names) and names[index] else f"class_{index}"
