@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from defectgen.backbone import Backbone
     from defectgen.batch import DefectBatch
+    from defectgen.data.mvtec import MVTecAD
+    from defectgen.data.own_folder import Folder
+    from defectgen.data.visa import VisA
     from defectgen.errors import (
         ConfigError,
         DataWarning,
@@ -41,13 +44,16 @@ __all__ = [
     "DefectGenError",
     "DefectGenWarning",
     "DefectSynthesizer",
+    "Folder",
     "ImageError",
     "KernelBuildError",
     "KernelWarning",
+    "MVTecAD",
     "MaskError",
     "NotFittedError",
     "TrainingError",
     "TrainingWarning",
+    "VisA",
     "WeightsError",
     "__version__",
 ]
@@ -58,6 +64,9 @@ _MODULES = {
     "DefectAwareResBlock": "defectgen.networks.defect_block",
     "DefectBatch": "defectgen.batch",
     "DefectSynthesizer": "defectgen.synthesizer",
+    "Folder": "defectgen.data.own_folder",
+    "MVTecAD": "defectgen.data.mvtec",
+    "VisA": "defectgen.data.visa",
 }
 
 # A library logs and stays silent until the application configures logging.

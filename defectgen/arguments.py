@@ -20,7 +20,7 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"defectgen {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     adders = (_add_demo, _add_backbone, _add_fit, _add_sample, _add_evaluate, _add_info)
-    for add in (*adders, _add_kernels):
+    for add in (*adders, _add_data, _add_kernels):
         add(commands)
     return parser
 
@@ -192,6 +192,32 @@ def _add_info(commands: Any) -> None:
         "  defectgen info models/scratch",
     )
     parser.add_argument("folder", metavar="FOLDER", help="weights folder")
+
+
+def _add_data(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "data",
+        "Say what a data set holds, and everything that is wrong with it.",
+        "  defectgen data check photos --sheet sheet.png\n"
+        "  defectgen data check mvtec --category bottle\n"
+        "  defectgen data check visa --layout visa",
+    )
+    parser.add_argument("action", metavar="check", choices=("check",), help="read every picture")
+    parser.add_argument("path", metavar="PATH", help="folder of a category, or of all, or your own")
+    parser.add_argument(
+        "--layout",
+        choices=("auto", "mvtec", "visa", "folder"),
+        default="auto",
+        help="how its folders are arranged (default: what they look like)",
+    )
+    parser.add_argument("--category", metavar="NAME", help="one folder in PATH (default: all)")
+    parser.add_argument(
+        "--square",
+        choices=("crop", "pad"),
+        help="oblong images: the middle, or borders repeated (default: pad for visa, else refused)",
+    )
+    parser.add_argument("--sheet", metavar="FILE", help="write a contact sheet there (PNG)")
 
 
 def _add_kernels(commands: Any) -> None:

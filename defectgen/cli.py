@@ -260,6 +260,20 @@ def _info(arguments: argparse.Namespace) -> None:
     print("\n".join(describe(arguments.folder)))
 
 
+def _data(arguments: argparse.Namespace) -> None:
+    from defectgen.data_check import check_data, describe, require_usable
+
+    reports = check_data(
+        arguments.path,
+        layout=arguments.layout,
+        category=arguments.category,
+        square=arguments.square,
+        sheet=arguments.sheet,
+    )
+    print("\n".join(describe(reports, arguments.sheet)))
+    require_usable(reports)
+
+
 def _kernels(arguments: argparse.Namespace) -> None:
     from defectgen.ops import _build, _dispatch
 
@@ -278,5 +292,6 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "sample": _sample,
     "evaluate": _evaluate,
     "info": _info,
+    "data": _data,
     "kernels": _kernels,
 }

@@ -124,15 +124,13 @@ def survey_folder(
     if place is None or not place.is_dir():
         survey.error(place or folder, _absent("defect images", DEFECTS, "defects"))
         return survey
-    source = _find(folder, masks, MASKS) or _find(place, None, MASKS)
-    if source is not None and not source.exists():
+    source = _find(folder, masks, MASKS) or _find(place, None, MASKS) or place
+    if not source.exists():
         survey.error(source, "is missing: check the path of the masks", mask=True)
         return survey
     groups = _groups(place, source)
     if not groups:
         survey.error(place, "holds no image, and no sub-folder does: put the defect images there")
-    elif source is None:
-        _add_beside(survey, groups)
     elif (annotations := _coco_file(source)) is not None:
         images = {
             image.relative_to(place).as_posix(): image for group in groups for image in group.images
@@ -140,6 +138,8 @@ def survey_folder(
         _add_drawn(survey, groups, read_coco(survey, annotations, images))
     elif any(label_files(part) for part in (source, *subfolders(source))):
         _add_yolo(survey, groups, source)
+    elif source == place:
+        _add_beside(survey, groups)
     else:
         _add_pictures(survey, groups, source)
     return survey
@@ -177,8 +177,10 @@ def _groups(place: Path, source: Path | None) -> list[_Group]:
 def _coco_file(source: Path) -> Path | None:
     if source.is_file():
         return source
+    # A file of other notes may lie among the images.
     files = sorted(path for path in source.glob("*.json") if not path.name.startswith("."))
-    return files[0] if len(files) == 1 and not pictures(source) else None
+    alone = len(files) == 1 and not pictures(source) and not subfolders(source)
+    return files[0] if alone else None
 
 
 def _add(survey: Survey, kind: str, pairs: Sequence[tuple[Path, Path]]) -> None:

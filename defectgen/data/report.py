@@ -31,12 +31,14 @@ class DataReport:
         counts: number of images of each part and type, such as "train/good" or "test/scratch";
             images without a mask are not among them.
         problems: all of them; errors first.
+        usable: how many of the images can be used, with their masks.
     """
 
     layout: str
     folder: str
     counts: dict[str, int]
     problems: tuple[Problem, ...]
+    usable: int
 
     @property
     def errors(self) -> tuple[Problem, ...]:
@@ -124,7 +126,9 @@ def inspect(survey: Survey, square: Square) -> tuple[DataReport, list[Usable]]:
         usable.append(Usable(entry, image, mask))
     problems = sorted(found.problems, key=lambda problem: problem.severity)
     counts = count(survey.entries)
-    return DataReport(survey.layout, str(survey.folder), counts, tuple(problems)), usable
+    return DataReport(
+        survey.layout, str(survey.folder), counts, tuple(problems), len(usable)
+    ), usable
 
 
 def count(entries: Iterable[Entry]) -> dict[str, int]:

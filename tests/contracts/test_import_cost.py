@@ -82,6 +82,7 @@ def test_errors_are_importable_without_anything_heavy():
         ("fit", "--help"),
         ("sample", "--help"),
         ("info", "--help"),
+        ("data", "--help"),
         ("kernels", "--help"),
     ],
     ids=" ".join,

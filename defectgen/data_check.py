@@ -1,0 +1,141 @@
+"""What a data set on disk holds and what is wrong with it, with a contact sheet."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from defectgen.checks import check_choice
+from defectgen.data.deferred import SQUARES, Square
+from defectgen.data.masks import decode_mask, resize_mask
+from defectgen.data.mvtec import GOOD, is_mvtec, survey_mvtec
+from defectgen.data.own_folder import survey_folder
+from defectgen.data.pictures import decode_image, resize_image
+from defectgen.data.report import DataReport, Usable, inspect
+from defectgen.data.survey import Survey, category_folder, existing_folder, subfolders
+from defectgen.data.visa import is_visa, survey_visa
+from defectgen.errors import ImageError
+from defectgen.sheet import SheetRow, contact_sheet
+
+LAYOUTS = ("auto", "mvtec", "visa", "folder")
+SHOWN, TILE = 8, 96  # images of each part and type on the sheet, and their side in pixels
+
+_REARRANGED = {"bad"}  # the only type in what the owners' script makes of VisA
+
+
+def check_data(
+    path: str | os.PathLike[str],
+    *,
+    layout: str = "auto",
+    category: str | None = None,
+    square: Square = None,
+    sheet: str | os.PathLike[str] | None = None,
+) -> list[DataReport]:
+    """Check one category, every category below a folder, or a folder of one's own.
+
+    Args:
+        path: The folder of a category, of all categories, or of one's own photos.
+        layout: "mvtec", "visa", "folder", or "auto", which looks at the folders.
+        category: The name of a folder in `path`; None takes all that have the layout.
+        square: As in the loaders; None takes their default.
+        sheet: A PNG file to write with images of every part and type, masks outlined; not written
+            if no image can be used.
+
+    Returns:
+        One report for each category.
+
+    Raises:
+        ConfigError: an argument is out of its range.
+        ImageError: there is no such folder.
+        OSError: the sheet cannot be written.
+    """
+    check_choice("layout", layout, LAYOUTS)
+    check_choice("square", square, SQUARES)
+    reports, rows = [], []
+    for folder in _folders(existing_folder(path, "path"), layout, category):
+        survey = _survey(folder, layout)
+        form = "pad" if square is None and survey.layout == "visa" else square
+        report, usable = inspect(survey, form)
+        reports.append(report)
+        if sheet is not None:
+            rows += _rows(folder.name, usable)
+    if sheet is not None and rows:
+        contact_sheet(rows, sheet, columns=SHOWN, tile=TILE)
+    return reports
+
+
+def describe(
+    reports: Sequence[DataReport], sheet: str | os.PathLike[str] | None = None
+) -> list[str]:
+    """Return the reports as lines, and where the contact sheet lies."""
+    lines = [line for report in reports for line in report.lines()]
+    if sheet is not None:
+        drawn = any(report.usable for report in reports)
+        lines.append(f"contact sheet: {sheet if drawn else 'none, as no image can be used'}")
+    return lines
+
+
+def require_usable(reports: Sequence[DataReport]) -> None:
+    """Raise if there are errors, without repeating them.
+
+    Raises:
+        ImageError: saying how many there are, and in which folders.
+    """
+    bad = [report for report in reports if not report.ok]
+    if bad:
+        count = sum(len(report.errors) for report in bad)
+        where = ", ".join(report.folder for report in bad)
+        raise ImageError(
+            f"path: all files must be usable; got {count} errors in {where}; repair what is listed"
+        )
+
+
+def _folders(folder: Path, layout: str, category: str | None) -> list[Path]:
+    if category is not None:
+        return [category_folder(folder, category)]
+    if layout == "folder":
+        return [folder]
+    forms = {"mvtec": [is_mvtec], "visa": [is_visa, is_mvtec]}.get(layout, [is_visa, is_mvtec])
+    if any(fits(folder) for fits in forms):
+        return [folder]
+    below = [path for path in subfolders(folder) if any(fits(path) for fits in forms)]
+    # What has no such folder is described as if it were one: the report says what is missing.
+    return below or [folder]
+
+
+def _survey(folder: Path, layout: str) -> Survey:
+    if layout == "auto":
+        layout = "folder"
+        if is_visa(folder):
+            layout = "visa"
+        elif is_mvtec(folder):
+            kinds = {path.name for path in subfolders(folder / "test")} - {GOOD}
+            layout = "visa" if kinds == _REARRANGED else "mvtec"
+    if layout == "visa":
+        # The table of the split lies beside the folder, also if that was given as ".".
+        return survey_visa(folder.resolve())
+    return survey_mvtec(folder) if layout == "mvtec" else survey_folder(folder)
+
+
+def _rows(category: str, usable: Sequence[Usable]) -> list[SheetRow]:
+    groups = defaultdict(list)
+    for item in usable:
+        groups[item.entry.part, item.entry.kind].append(item)
+    rows = []
+    for (part, kind), items in groups.items():
+        some = (
+            [items[k * len(items) // SHOWN] for k in range(SHOWN)] if len(items) > SHOWN else items
+        )
+        images = [resize_image(decode_image(item.image, 3)[0], TILE) for item in some]
+        masks = [
+            torch.from_numpy(resize_mask(decode_mask(item.mask)[0], TILE))[None]
+            for item in some
+            if item.mask is not None
+        ]
+        caption = f"{category}: {part}/{kind or GOOD}, {len(some)} of {len(items)}"
+        rows.append(SheetRow(caption, torch.stack(images), torch.stack(masks) if masks else None))
+    return rows
