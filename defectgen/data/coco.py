@@ -10,7 +10,7 @@ from typing import Any
 
 from defectgen.data.shapes import DrawnMask, Polygon, Runs, expand, polygon
 from defectgen.data.sources import Unusable
-from defectgen.data.survey import Survey
+from defectgen.data.survey import Survey, plain_name
 
 MAX_ANNOTATIONS = 1_000_000
 
@@ -126,9 +126,9 @@ def _categories(content: dict[str, Any]) -> dict[Any, str]:
     listed = content.get("categories")
     records = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
     return {
-        one["id"]: one["name"]
+        one["id"]: plain_name(one["name"], "defect")
         for one in records
-        if _plain(one.get("id")) and isinstance(one.get("name"), str) and one["name"].strip()
+        if _plain(one.get("id")) and isinstance(one.get("name"), str)
     }
 
 

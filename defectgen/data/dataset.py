@@ -83,7 +83,9 @@ def _warn(report: DataReport) -> None:
     lines = [f"  {problem.file}: {problem.reason}" for problem in report.problems[:_SHOWN]]
     if len(report.problems) > _SHOWN:
         lines.append(f"  ... and {len(report.problems) - _SHOWN} more in report.problems")
-    dropped = f"{len(report.errors)} files were dropped and " if report.errors else ""
-    head = f"{report.folder}: {dropped}{len(report.warnings)} look wrong:"
+    dropped = (
+        f"{len(report.errors)} errors, whose files were left out, and " if report.errors else ""
+    )
+    head = f"{report.folder}: {dropped}{len(report.warnings)} warnings:"
     # The frames between: this one, DefectData, the loader.
     warnings.warn("\n".join([head, *lines]), DataWarning, stacklevel=4)

@@ -43,7 +43,8 @@ class Folder(DefectData):
         masks: Folder of masks or of labels, or a COCO file. None looks for mask, masks,
             ground_truth, labels, annotations, annotations.json, in root and among the defects;
             then for masks beside the images.
-        test_good: Folder of good images kept for tests. None looks for test_good, good_test.
+        test_good: Folder of good images kept for tests. None looks for test_good, good_test. A
+            folder good among the types of defects holds more of them.
         square: What happens to oblong images: "pad" repeats their borders, "crop" takes the
             middle, None makes them an error.
         drop_bad: Leave out what cannot be used, with a warning, instead of raising.
@@ -128,6 +129,10 @@ def survey_folder(
     if not source.exists():
         survey.error(source, "is missing: check the path of the masks", mask=True)
         return survey
+    # As in MVTec AD: good images beside the types of defects are those of the test.
+    for path in subfolders(place):
+        if path.name.lower() in GOOD:
+            survey.add_good("test", pictures(path))
     groups = _groups(place, source)
     if not groups:
         survey.error(place, "holds no image, and no sub-folder does: put the defect images there")
@@ -169,7 +174,9 @@ def _absent(what: str, names: Sequence[str], argument: str) -> str:
 def _groups(place: Path, source: Path | None) -> list[_Group]:
     groups = [_Group(place.name, pictures(place), False)]
     groups += [
-        _Group(path.name, pictures(path), True) for path in subfolders(place) if path != source
+        _Group(path.name, pictures(path), True)
+        for path in subfolders(place)
+        if path != source and path.name.lower() not in GOOD
     ]
     return [group for group in groups if group.images]
 
@@ -202,7 +209,7 @@ def _add_pictures(survey: Survey, groups: Sequence[_Group], source: Path) -> Non
             _add(survey, group.kind, match(survey, group.images, masks) if masks else [])
     used = {group.kind for group in groups if group not in flat}
     for extra in subfolders(source):
-        if extra.name not in used:
+        if extra.name not in used and extra.name.lower() not in GOOD:
             survey.error(extra, "is a folder of masks without a folder of images", mask=True)
     # Types that share one folder of masks are paired in one go, so that leftovers are seen.
     kinds = {image: group.kind for group in flat for image in group.images}

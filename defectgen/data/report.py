@@ -134,10 +134,10 @@ def inspect(survey: Survey, square: Square) -> tuple[DataReport, list[Usable]]:
 def count(entries: Iterable[Entry]) -> dict[str, int]:
     """Count the entries of each part and type: train before test, good before defects."""
     tally = Counter((entry.part == "test", entry.kind or "") for entry in entries)
-    return {
-        f"{'test' if test else 'train'}/{kind or 'good'}": tally[test, kind]
-        for test, kind in sorted(tally)
-    }
+    named: Counter[str] = Counter()
+    for test, kind in sorted(tally):
+        named[f"{'test' if test else 'train'}/{kind or 'good'}"] += tally[test, kind]
+    return dict(named)
 
 
 def _look_at_image(

@@ -115,10 +115,10 @@ def polygon(values: Sequence[object], limit: float = MAX_COORDINATE) -> Polygon:
     """
     numbers: list[float] = []
     for value in values:
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number or not math.isfinite(value) or abs(value) > limit:  # type: ignore[arg-type]
-            raise Unusable(f"has the coordinate {value!r}: up to {limit:g} are read")
-        numbers.append(float(value))  # type: ignore[arg-type]
+        # So written that NaN is refused too.
+        if not isinstance(value, (int, float)) or not abs(value) <= limit:
+            raise Unusable(f"has the coordinate {value!r:.40}: up to {limit:g} are read")
+        numbers.append(float(value))
     if len(numbers) < 6 or len(numbers) % 2:
         raise Unusable(f"has an outline of {len(numbers)} numbers: x and y of 3 points are needed")
     return Polygon(tuple(zip(numbers[::2], numbers[1::2], strict=True)))
@@ -158,8 +158,10 @@ def unroll(runs: Runs, size: tuple[int, int]) -> NDArray[np.bool_]:
         Unusable: they do not add up to the pixels of `size`.
     """
     height, width = size
+    if not all(0 <= one <= MAX_PIXELS for one in runs.counts):
+        raise Unusable("has run lengths that are no numbers of pixels: export it again")
     total = sum(runs.counts)
-    if total != height * width or min(runs.counts, default=0) < 0:
+    if total != height * width:
         raise Unusable(
             f"has run lengths over {total} pixels, but {width}x{height} are {height * width}: "
             "export it again"

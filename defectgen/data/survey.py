@@ -75,7 +75,7 @@ class Survey:
                 return path.relative_to(self.folder).as_posix()
             except ValueError:
                 return str(path)
-        return str(path)
+        return plain_name(str(path), "a file without a name")
 
     def error(self, path: object, reason: str, *, mask: bool = False) -> None:
         """Remember what cannot be used."""
@@ -111,6 +111,17 @@ class Survey:
         except OSError as error:
             self.error(path, f"cannot be read ({error.strerror}): check it", mask=mask)
         return None
+
+
+def plain_name(text: str, otherwise: str) -> str:
+    """Return a name that came from a file, fit for one line of a report or a caption.
+
+    Args:
+        text: The name; what cannot be printed is left out, and so is what follows 100 characters.
+        otherwise: What is returned if nothing remains.
+    """
+    words = " ".join("".join(c if c.isprintable() else " " for c in text[:1000]).split())
+    return words[:100] or otherwise
 
 
 def subfolders(folder: Path) -> list[Path]:

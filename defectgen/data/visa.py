@@ -13,11 +13,12 @@ from defectgen.data.deferred import AnyClass, Square
 from defectgen.data.mvtec import is_mvtec, survey_mvtec
 from defectgen.data.report import DataReport, inspect
 from defectgen.data.sources import pictures
-from defectgen.data.survey import Entry, Part, Survey, category_folder
+from defectgen.data.survey import Entry, Part, Survey, category_folder, plain_name
 
 SPLITS = ("1cls", "2cls_fewshot", "2cls_highshot")
 ANNOTATIONS = "image_anno.csv"
 COMBINED = "combined"  # the type of an image with defects of several types
+NORMAL = "normal"  # the label of good images
 UNNAMED = "anomaly"  # the type of a defect that no table names
 
 _NORMAL, _ANOMALY = Path("Data", "Images", "Normal"), Path("Data", "Images", "Anomaly")
@@ -118,6 +119,8 @@ def _add_anomalies(
         named = labels.get(image) if labels is not None else (UNNAMED, None)
         if named is None:
             survey.error(image, f"has no line in {ANNOTATIONS}: add its type")
+        elif named[0].lower() == NORMAL:
+            survey.error(image, f"is {NORMAL} in {ANNOTATIONS}: move it or correct its label")
         kind, mask = named or (UNNAMED, None)
         mask = mask or by_stem.get(image.stem)
         used.add(mask)
@@ -191,7 +194,7 @@ def _read_annotations(
 
 
 def _kind(label: str) -> str:
-    kinds = {part.strip() for part in label.split(",")} - {""}
+    kinds = {plain_name(part, "") for part in label.split(",")} - {""}
     return COMBINED if len(kinds) > 1 else next(iter(kinds), UNNAMED)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from defectgen.data.shapes import Polygon, ScaledMask, polygon
 from defectgen.data.sources import Unusable
-from defectgen.data.survey import Survey
+from defectgen.data.survey import Survey, plain_name
 
 #: Outlines may leave the picture a little; farther out they are pixels instead of shares.
 MAX_SHARE = 1.5
@@ -122,4 +122,4 @@ def _outline(number: int, words: Sequence[str]) -> tuple[int, Polygon]:
 
 
 def _name(index: int, names: Sequence[str]) -> str:
-    return names[index] if index < len(names) and names[index] else f"class_{index}"
+    return plain_name(names[index] if index < len(names) else "", f"class_{index}")
