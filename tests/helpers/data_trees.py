@@ -72,9 +72,7 @@ def visa(root: Path, category: str = "candle", size: tuple[int, int] = (48, 64))
         annotations.append([name, label, truth])
         split.append([category, "test", "anomaly", name, truth])
     table(home / "image_anno.csv", ["image", "label", "mask"], annotations)
-    table(
-        root / "split_csv" / "1cls.csv", ["object", "split", "label", "image", "mask"], split
-    )
+    table(root / "split_csv" / "1cls.csv", ["object", "split", "label", "image", "mask"], split)
     few = [[c, "train" if n.endswith("000.JPG") else s, *rest, n, m] for c, s, *rest, n, m in split]
     table(
         root / "split_csv" / "2cls_fewshot.csv", ["object", "split", "label", "image", "mask"], few
