@@ -16,7 +16,13 @@ from defectgen.data.mvtec import GOOD, is_mvtec, survey_mvtec
 from defectgen.data.own_folder import survey_folder
 from defectgen.data.pictures import decode_image, resize_image
 from defectgen.data.report import DataReport, Usable, inspect
-from defectgen.data.survey import Survey, category_folder, existing_folder, subfolders
+from defectgen.data.survey import (
+    Survey,
+    category_folder,
+    existing_folder,
+    printable,
+    subfolders,
+)
 from defectgen.data.visa import is_visa, survey_visa
 from defectgen.errors import ImageError
 from defectgen.sheet import SheetRow, contact_sheet
@@ -62,7 +68,7 @@ def check_data(
         report, usable = inspect(survey, form)
         reports.append(report)
         if sheet is not None:
-            rows += _rows(folder.name, usable)
+            rows += _rows(os.path.basename(os.path.abspath(folder)), usable)
     if sheet is not None and rows:
         contact_sheet(rows, sheet, columns=SHOWN, tile=TILE)
     return reports
@@ -117,7 +123,8 @@ def _survey(folder: Path, layout: str) -> Survey:
             layout = "visa" if kinds == _REARRANGED else "mvtec"
     if layout == "visa":
         # The table of the split lies beside the folder, also if that was given as ".".
-        return survey_visa(folder.resolve())
+        # Links stay as they are: the names in the table are those of the user's folders.
+        return survey_visa(Path(os.path.abspath(folder)))
     return survey_mvtec(folder) if layout == "mvtec" else survey_folder(folder)
 
 
@@ -137,5 +144,7 @@ def _rows(category: str, usable: Sequence[Usable]) -> list[SheetRow]:
             if item.mask is not None
         ]
         caption = f"{category}: {part}/{kind or GOOD}, {len(some)} of {len(items)}"
-        rows.append(SheetRow(caption, torch.stack(images), torch.stack(masks) if masks else None))
+        rows.append(
+            SheetRow(printable(caption), torch.stack(images), torch.stack(masks) if masks else None)
+        )
     return rows

@@ -50,6 +50,23 @@ def test_all_categories_of_a_folder(tmp_path):
     assert [r.layout for r in check_data(tmp_path, layout="mvtec")] == ["mvtec", "mvtec"]
 
 
+def test_a_category_that_misses_a_part_is_not_overlooked(tmp_path):
+    mvtec(tmp_path, "bottle")
+    shutil.rmtree(mvtec(tmp_path, "cable") / "train")
+    reports = check_data(tmp_path)
+    assert [report.ok for report in reports] == [True, False]
+    assert reports[1].errors[0].file == "train/good"
+
+
+def test_a_linked_category_keeps_its_name_and_split(tmp_path):
+    visa(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "candle").rename(tmp_path / "elsewhere" / "c2")
+    (tmp_path / "candle").symlink_to(tmp_path / "elsewhere" / "c2")
+    (report,) = check_data(tmp_path, category="candle")
+    assert report.problems == ()
+
+
 def test_the_layout_can_be_demanded(tmp_path):
     own(tmp_path)
     (report,) = check_data(tmp_path, layout="mvtec")

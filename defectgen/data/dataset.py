@@ -6,8 +6,7 @@ import warnings
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from defectgen.checks import check_choice
-from defectgen.data.deferred import SQUARES, Square
+from defectgen.data.deferred import Square
 from defectgen.data.report import DataReport, Usable, inspect
 from defectgen.data.sources import Value
 from defectgen.data.survey import Survey
@@ -43,7 +42,6 @@ class DefectData:
     """
 
     def __init__(self, survey: Survey, square: Square, drop_bad: bool) -> None:
-        check_choice("square", square, SQUARES)
         self.report, usable = inspect(survey, square)
         lists = _sort(usable)
         complete = bool(lists[0]) and bool(lists[2])

@@ -57,7 +57,9 @@ class MVTecAD(DefectData):
 
 def is_mvtec(folder: Path) -> bool:
     """Whether a folder is one category in this layout."""
-    return (folder / "train" / GOOD).is_dir() and (folder / "test").is_dir()
+    # One of them may be what is missing.
+    places = (folder / "train" / GOOD, folder / "test", folder / "ground_truth")
+    return sum(place.is_dir() for place in places) >= 2
 
 
 def survey_mvtec(folder: Path, *, layout: str = "mvtec", any_class: bool = False) -> Survey:

@@ -133,7 +133,7 @@ def survey_folder(
     for path in subfolders(place):
         if path.name.lower() in GOOD:
             survey.add_good("test", pictures(path))
-    groups = _groups(place, source)
+    groups = _groups(survey, place, source)
     if not groups:
         survey.error(place, "holds no image, and no sub-folder does: put the defect images there")
     elif (annotations := _coco_file(source)) is not None:
@@ -171,10 +171,10 @@ def _absent(what: str, names: Sequence[str], argument: str) -> str:
     return f"holds no folder of {what}: call it {', '.join(names)}, or pass {argument}="
 
 
-def _groups(place: Path, source: Path | None) -> list[_Group]:
-    groups = [_Group(place.name, pictures(place), False)]
+def _groups(survey: Survey, place: Path, source: Path) -> list[_Group]:
+    groups = [_Group(place.name, survey.pictures_in(place), False)]
     groups += [
-        _Group(path.name, pictures(path), True)
+        _Group(path.name, survey.pictures_in(path), True)
         for path in subfolders(place)
         if path != source and path.name.lower() not in GOOD
     ]

@@ -9,11 +9,19 @@ from dataclasses import dataclass, replace
 
 from PIL import Image
 
-from defectgen.data.deferred import Square, SquareImage, SquareMask, square_image, square_mask
+from defectgen.checks import check_choice
+from defectgen.data.deferred import (
+    SQUARES,
+    Square,
+    SquareImage,
+    SquareMask,
+    square_image,
+    square_mask,
+)
 from defectgen.data.masks import decode_mask
 from defectgen.data.pictures import decode_image
 from defectgen.data.sources import Unusable, Value, open_picture, problem_text
-from defectgen.data.survey import Entry, Problem, Survey
+from defectgen.data.survey import Entry, Problem, Survey, printable
 from defectgen.errors import DefectGenError, ImageError, MaskError
 
 SHOWN = 50  # lines of one error; a report holds all
@@ -63,7 +71,7 @@ class DataReport:
         for title, problems in (("errors", self.errors), ("warnings", self.warnings)):
             lines.append(f"{title}: {len(problems) or 'none'}")
             lines += [f"  {problem.file}: {problem.reason}" for problem in problems]
-        return lines
+        return [printable(line) for line in lines]
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
@@ -76,7 +84,7 @@ class DataReport:
             reasons[problem.file] = f"{known}; {problem.reason}" if known else problem.reason
         only_masks = all(problem.about == "mask" for problem in self.errors)
         total = max(sum(self.counts.values()), len(reasons))
-        text = problem_text(self.folder, reasons, total, SHOWN)
+        text = problem_text(printable(self.folder), reasons, total, SHOWN)
         return MaskError(text) if only_masks else ImageError(text)
 
 
@@ -106,7 +114,11 @@ def inspect(survey: Survey, square: Square) -> tuple[DataReport, list[Usable]]:
 
     Returns:
         The report, and what can be used, in the order of the survey.
+
+    Raises:
+        ConfigError: `square` is none of its choices.
     """
+    check_choice("square", square, SQUARES)
     found = replace(survey, problems=list(survey.problems))
     usable = []
     seen: dict[bytes, Entry] = {}

@@ -15,6 +15,9 @@ from defectgen.files import read_text
 #: Of one annotation file; the tables of the large public sets have a tenth of it.
 MAX_TEXT_BYTES = 64_000_000
 
+#: Endings of pictures that are not read; other files are none of our business.
+UNREAD = ("gif", "heic", "heif", "avif", "jp2", "dng", "cr2", "nef", "arw", "tga", "ppm", "pgm")
+
 Part = Literal["train", "test"]
 
 
@@ -72,9 +75,9 @@ class Survey:
         """Return a path below the folder with forward slashes, and any other value as text."""
         if isinstance(path, Path):
             try:
-                return path.relative_to(self.folder).as_posix()
+                return printable(path.relative_to(self.folder).as_posix())
             except ValueError:
-                return str(path)
+                return printable(str(path))
         return plain_name(str(path), "a file without a name")
 
     def error(self, path: object, reason: str, *, mask: bool = False) -> None:
@@ -96,10 +99,17 @@ class Survey:
         if not folder.is_dir():
             self.error(folder, "is missing: this folder belongs to the layout", mask=mask)
             return []
-        found = pictures(folder)
+        found = self.pictures_in(folder)
         if not found:
             self.error(folder, f"holds no file ending in {', '.join(SUFFIXES)}", mask=mask)
         return found
+
+    def pictures_in(self, folder: Path) -> list[Path]:
+        """List the pictures of a folder, and remember pictures of kinds that are not read."""
+        for path in sorted(folder.iterdir(), key=lambda path: path.name):
+            if path.suffix[1:].lower() in UNREAD and not path.name.startswith("."):
+                self.warn(path, "is of a kind that is not read: save it as PNG or JPEG")
+        return pictures(folder)
 
     def read(self, path: Path, *, mask: bool = False) -> str | None:
         """Read an annotation file, or remember why it cannot be read and return None."""
@@ -111,6 +121,11 @@ class Survey:
         except OSError as error:
             self.error(path, f"cannot be read ({error.strerror}): check it", mask=mask)
         return None
+
+
+def printable(text: str) -> str:
+    """Replace what cannot be printed, so that no file name can steer a terminal."""
+    return "".join(sign if sign.isprintable() else "?" for sign in text)
 
 
 def plain_name(text: str, otherwise: str) -> str:

@@ -43,7 +43,7 @@ class VisA(DefectData):
             "2cls_fewshot" or "2cls_highshot" (some are for training: these are in `defects`, the
             others in `test_defects`). Without the file of the split, all normal images are for
             training.
-        square: What happens to oblong images, which all of VisA are: "pad" repeats their borders,
+        square: What happens to oblong images, as those of VisA: "pad" repeats their borders,
             so that no defect is lost; "crop" takes the middle; None makes them an error.
         drop_bad: Leave out what cannot be used, with a warning, instead of raising.
 

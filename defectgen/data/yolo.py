@@ -12,6 +12,7 @@ from defectgen.data.survey import Survey, plain_name
 
 #: Outlines may leave the picture a little; farther out they are pixels instead of shares.
 MAX_SHARE = 1.5
+MAX_CLASSES = 10_000
 
 #: Text files in a folder of labels that hold no labels.
 OTHER_NAMES = ("classes.txt", "readme.txt", "license.txt", "notes.txt")
@@ -95,8 +96,8 @@ def yaml_names(text: str) -> list[str]:
     else:
         pieces = [line for line in block.splitlines() if line.strip()]
     found = {}
-    for place, piece in enumerate(pieces):
-        parts = re.fullmatch(r"\s*(?:-\s*)?(?:(\d{1,4})\s*:)?\s*(.*?)\s*", piece)
+    for place, piece in enumerate(pieces[:MAX_CLASSES]):
+        parts = re.fullmatch(r"(?:-\s*)?(?:([0-9]{1,4})\s*:)?\s*(.*)", piece[:200].strip())
         if parts is not None and parts[2]:
             found[int(parts[1]) if parts[1] else place] = parts[2].strip("'\"")
     return [found.get(index, f"class_{index}") for index in range(max(found, default=-1) + 1)]

@@ -171,6 +171,29 @@ def test_arguments_are_checked(tmp_path: Path) -> None:
             MVTecAD(tmp_path, category)
 
 
+def test_names_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    home = mvtec(tmp_path, kinds=("crack", "d\x1b[2Jent"))
+    photo(home / "test" / "crack" / "a\nb.png", 77)
+    report = MVTecAD.check(tmp_path, "bottle")
+    assert [problem.file for problem in report.errors] == ["test/crack/a?b.png"]
+    assert all(line.isprintable() for line in report.lines())
+
+
+def test_pictures_of_other_kinds_are_named(tmp_path: Path) -> None:
+    home = mvtec(tmp_path)
+    (home / "test" / "crack" / "009.GIF").write_bytes(b"GIF89a")
+    (home / "test" / "crack" / "notes.txt").write_text("x")
+    with pytest.warns(DataWarning, match=r"crack/009\.GIF: is of a kind that is not read"):
+        data = MVTecAD(tmp_path, "bottle")
+    assert len(data.report.problems) == 1
+
+
+def test_check_refuses_unknown_squares(tmp_path: Path) -> None:
+    mvtec(tmp_path)
+    with pytest.raises(ConfigError, match="square: must be one of"):
+        MVTecAD.check(tmp_path, "bottle", square="stretch")  # type: ignore[arg-type]
+
+
 def test_the_real_bottle(data_dir: Path) -> None:
     data = MVTecAD(data_dir, "mvtec_bottle")
     assert data.report.problems == ()
