@@ -74,9 +74,10 @@ def load_images(
     Args:
         source: A folder (png, jpg, jpeg, bmp, tif, tiff, webp; by name, without subfolders); or a
             sequence of paths, PIL images, uint8 arrays (H, W) or (H, W, C), or what the loaders
-            of data sets give; or one tensor or array (N, C, H, W), uint8 or float in [0, 1]. Images must be square, of at least 32
-            pixels and at most 64 megapixels. EXIF orientation is applied, palettes become RGB,
-            16-bit gray is divided by 257, an opaque alpha channel is dropped.
+            of data sets give; or one tensor or array (N, C, H, W), uint8 or float in [0, 1].
+            Images must be square, of at least 32 pixels and at most 64 megapixels. EXIF
+            orientation is applied, palettes become RGB, 16-bit gray is divided by 257, an opaque
+            alpha channel is dropped.
         resolution: A power of two from 32 to 1024; None takes the largest power of two that is
             not above the smallest side of all images, but at most 256.
         channels: 3 repeats gray to RGB; 1 accepts RGB only if it is gray.
