@@ -95,7 +95,8 @@ def survey_visa(folder: Path, split: str = "1cls") -> Survey:
     masks = pictures(folder / _MASKS) if (folder / _MASKS).is_dir() else []
     if not masks:
         survey.files_in(folder / _MASKS, mask=True)  # says whether it is missing or empty
-    files = {survey.name(path): path for path in (*normal, *anomalous, *masks)}
+    there = (*normal, *anomalous, *masks)
+    files = {path.relative_to(folder).as_posix(): path for path in there}
     parts = _read_split(survey, folder.parent / "split_csv" / f"{split}.csv", files)
     labels = _read_annotations(survey, files)
     for path in normal:
@@ -116,12 +117,12 @@ def _add_anomalies(
     by_stem = {mask.stem: mask for mask in masks}
     used = set()
     for image in images:
-        named = labels.get(image) if labels is not None else (UNNAMED, None)
-        if named is None:
+        kind, mask = (UNNAMED, None) if labels is None else labels.get(image, (None, None))
+        if kind is None:
             survey.error(image, f"has no line in {ANNOTATIONS}: add its type")
-        elif named[0].lower() == NORMAL:
+        elif kind.lower() == NORMAL:
             survey.error(image, f"is {NORMAL} in {ANNOTATIONS}: move it or correct its label")
-        kind, mask = named or (UNNAMED, None)
+            kind = None
         mask = mask or by_stem.get(image.stem)
         used.add(mask)
         part = _part(survey, image, parts, "test")
@@ -129,7 +130,7 @@ def _add_anomalies(
         if mask is None and masks:
             text = f"has no mask: add {(_MASKS / image.stem).as_posix()}.png"
             survey.error(image, text, mask=True)
-        if mask is not None and part is not None and named is not None:
+        if mask is not None and part is not None and kind is not None:
             survey.entries.append(Entry(part, kind, image, AnyClass(mask)))
     for mask in masks:
         if mask not in used:

@@ -192,6 +192,8 @@ def test_normal_labels_among_the_anomalies_and_missing_masks(tmp_path: Path) -> 
     (home / "image_anno.csv").write_text(text.replace("foreign particals on candle,", "normal,"))
     with pytest.raises(ImageError, match=r"002\.JPG: is normal in image_anno\.csv"):
         VisA(tmp_path, "candle")
+    with pytest.warns(DataWarning, match="1 errors, whose files were left out"):
+        assert list(VisA(tmp_path, "candle", drop_bad=True).defects) == [WAX, "combined"]
     visa(tmp_path)
     shutil.rmtree(home / "Data" / "Masks")
     (home / "image_anno.csv").unlink()
