@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     )
     from defectgen.networks.defect_block import DefectAwareResBlock
     from defectgen.synthesizer import DefectSynthesizer
+    from defectgen.synthetic import SyntheticDefects
 
 __version__ = "0.1.0"
 
@@ -46,6 +47,7 @@ __all__ = [
     "KernelWarning",
     "MaskError",
     "NotFittedError",
+    "SyntheticDefects",
     "TrainingError",
     "TrainingWarning",
     "WeightsError",
@@ -58,6 +60,7 @@ _MODULES = {
     "DefectAwareResBlock": "defectgen.networks.defect_block",
     "DefectBatch": "defectgen.batch",
     "DefectSynthesizer": "defectgen.synthesizer",
+    "SyntheticDefects": "defectgen.synthetic",
 }
 
 # A library logs and stays silent until the application configures logging.

@@ -138,7 +138,8 @@ def _add_sample(commands: Any) -> None:
         "sample",
         "Write pairs of defect image and mask.",
         "  defectgen sample models/scratch -n 1000 --out out/scratch\n"
-        "  defectgen sample models/scratch -n 8 --out out/few --normals --seed 1",
+        "  defectgen sample models/scratch -n 8 --out out/few --normals --seed 1\n"
+        "  defectgen sample models/scratch -n 200 --out out/part --format mvtec --normals",
     )
     parser.add_argument("model", metavar="MODEL", help="weights folder that fit has written")
     parser.add_argument("-n", type=int, required=True, metavar="N", help="how many pairs")
@@ -155,6 +156,15 @@ def _add_sample(commands: Any) -> None:
     _add_precision(parser)
     parser.add_argument(
         "--normals", action="store_true", help="also the same parts without the defect"
+    )
+    parser.add_argument(
+        "--format",
+        choices=("plain", "mvtec"),
+        default="plain",
+        help="folders images, masks, normals (default), or those of MVTec AD",
+    )
+    parser.add_argument(
+        "--defect", default="defect", metavar="NAME", help="type of defect in mvtec's folders"
     )
     parser.add_argument("--device", help="torch device (default: a GPU if there is one)")
 

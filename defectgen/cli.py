@@ -229,7 +229,13 @@ def _sample(arguments: argparse.Namespace) -> None:
         "backbone_digest": synth.backbone_digest_,
     }
     shown = tqdm(batches, desc="batches", disable=None)
-    count = write_samples(shown, arguments.out, metadata=metadata)
+    count = write_samples(
+        shown,
+        arguments.out,
+        metadata=metadata,
+        layout=arguments.format,
+        defect=arguments.defect,
+    )
     print(f"{count} samples from seed {seed}: {arguments.out}")
 
 

@@ -55,3 +55,16 @@ def test_train_demo_writes_the_backbone_with_all_that_is_known(script, call, tmp
     assert {"seed", "kimg"} <= set(config["training"])
     assert config["data"]["digest"].startswith("sha256:")
     assert "swd_generated" in config["scores"]
+
+
+def test_train_segmentation_trains_on_photos_and_samples(script, call, tmp_path, capsys):
+    training = script("train_segmentation")
+    call(training, "--kimg", 0.016, "--steps", 2, "--workers", 1)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["real", "real + synthetic"]
+    assert all("on 5 unseen photos" in line for line in lines)
+    import torch
+
+    scores = torch.tensor([3.0, 2.0, 1.0, 0.0])
+    found = training.average_precision(scores, torch.tensor([True, False, True, False]))
+    assert found == pytest.approx((1 + 2 / 3) / 2)
