@@ -25,6 +25,7 @@ FROZEN = {
     "KernelWarning",
     "MaskError",
     "NotFittedError",
+    "SyntheticDefects",
     "TrainingError",
     "TrainingWarning",
     "WeightsError",
