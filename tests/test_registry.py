@@ -45,6 +45,20 @@ def test_orientations_are_operations_and_colors_never_change():
     assert not zoo_record("mvtec/transistor").augment
 
 
+def test_the_page_of_the_zoo_tells_the_true_state_of_all():
+    page = ZOO_FILE.parents[1] / "docs" / "zoo.md"
+    if not page.is_file():
+        pytest.skip("the pages lie in the repository only")
+    lines = {line.split("|")[1].strip(): line for line in page.read_text().splitlines()[-27:]}
+    assert list(lines) == [f"`{name}`" for name in zoo_records()]
+    for name, record in zoo_records().items():
+        line = lines[f"`{name}`"]
+        assert ", ".join(record.defects) in line
+        assert f"| {', '.join(record.augment) or 'none'}: {record.because} |" in line
+        assert record.data_license in line
+        assert (record.repo_id if record.published else "not published yet") in line
+
+
 def test_no_entry_pretends():
     for record in zoo_records().values():
         assert record.published is False
