@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,13 +19,8 @@ from defectgen import __version__
 from defectgen.errors import ConfigError, WeightsError
 from defectgen.files import FOLDER_MARK, atomic_folder, read_text
 from defectgen.weights.header import MAX_TENSOR_BYTES, check_header, damaged
+from defectgen.weights.migrations import FORMAT_VERSION, MIGRATIONS
 from defectgen.weights.values import canonical, check_finite, storable, tensor_digest
-
-Migration = Callable[[dict[str, Any], dict[str, Tensor]], tuple[dict[str, Any], dict[str, Tensor]]]
-
-#: Version of the folder format written here; `MIGRATIONS[v]` turns version v into v + 1.
-FORMAT_VERSION = 1
-MIGRATIONS: dict[int, Migration] = {}
 
 TENSOR_FILE = "model.safetensors"
 MAX_CONFIG_BYTES = 1 << 20
@@ -169,7 +164,8 @@ def _migrated(
                 f"folder: format {version} can no longer be read; got {str(root)!r}; "
                 f"load it with defectgen {config.get('library_version')} or train again"
             )
-        config, tensors = MIGRATIONS[version](config, tensors)
+        with entries_of(root):
+            config, tensors = MIGRATIONS[version](config, tensors)
         config["format_version"] = version + 1
     return config, tensors
 
