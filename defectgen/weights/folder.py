@@ -122,11 +122,15 @@ def load_folder(
     return _migrated(root, config, tensors)
 
 
-def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """The content of `config.json` alone, of whatever kind the folder is; weights are not read.
+def read_config(folder: str | os.PathLike[str], kind: str | None = None) -> dict[str, Any]:
+    """The content of `config.json` alone; weights are not read.
+
+    Args:
+        folder: A folder written by `save_folder`.
+        kind: The kind expected; None takes any.
 
     Raises:
-        WeightsError: there is no readable `config.json` of ours.
+        WeightsError: there is no readable `config.json` of ours, or it is of another kind.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -134,7 +138,7 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
             f"folder: must be an existing weights folder; got {str(root)!r}; check the path"
         )
     config = _read_config(root)
-    _check_origin(root, config, str(config.get("kind")))
+    _check_origin(root, config, str(config.get("kind")) if kind is None else kind)
     return config
 
 
