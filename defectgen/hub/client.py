@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from defectgen import __version__
@@ -15,7 +14,8 @@ from defectgen.hub.names import HubSource, is_commit
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-_LIBRARY = "defectgen"
+#: What the hub is told who asks.
+LIBRARY = "defectgen"
 
 
 class HubError(WeightsError):
@@ -49,7 +49,7 @@ def api(token: str | bool | None) -> HfApi:
     """The client, which reads HF_ENDPOINT, HF_TOKEN and its other variables itself."""
     from huggingface_hub import HfApi
 
-    return HfApi(token=token, library_name=_LIBRARY, library_version=__version__)
+    return HfApi(token=token, library_name=LIBRARY, library_version=__version__)
 
 
 def is_offline() -> bool:
@@ -80,55 +80,6 @@ def listing(repo_id: str, revision: str, token: str | bool | None) -> Listing:
             f"hub: must answer with the commit of {repo_id}; got another answer; check HF_ENDPOINT"
         )
     return Listing(HubSource(repo_id, str(info.sha)), sizes, bool(info.private))
-
-
-def download(
-    source: HubSource, name: str, size: int, target: Path, token: str | bool | None
-) -> None:
-    """Download a file, or the rest of one that was begun.
-
-    Args:
-        source: repository and commit.
-        name: of the file there.
-        size: bytes it must have.
-        target: where to; what is there already are its first bytes.
-        token: as in `HubOptions`.
-
-    Raises:
-        HubError: it broke off; what came is kept in ``target``.
-    """
-    from huggingface_hub import constants, hf_hub_url
-    from huggingface_hub.file_download import http_get
-    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # late
-
-    begun = target.stat().st_size if target.exists() else 0
-    if begun > size:
-        target.unlink()
-        begun = 0
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with asking(source.repo_id, source.revision), target.open("ab") as file:
-            if begun == size:
-                return
-            headers = build_hf_headers(
-                token=token, library_name=_LIBRARY, library_version=__version__
-            )
-            # Compressed, the parts of a file could not be put together.
-            headers["Accept-Encoding"] = "identity"
-            http_get(
-                hf_hub_url(
-                    source.repo_id, name, revision=source.revision, endpoint=constants.ENDPOINT
-                ),
-                file,
-                resume_size=begun,
-                headers=headers,
-                expected_size=size,
-                displayed_filename=name,
-            )
-    except HubError as error:
-        if error.status == 416:  # there is no rest: what was begun is of something else
-            target.unlink(missing_ok=True)
-        raise
 
 
 @contextmanager

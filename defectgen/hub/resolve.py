@@ -11,10 +11,11 @@ from pathlib import Path
 
 from defectgen.errors import ConfigError, DefectGenError, WeightsError
 from defectgen.hub.cache import RepoCache
-from defectgen.hub.client import HubError, Listing, download, is_offline, listing
+from defectgen.hub.client import HubError, Listing, is_offline, listing
 from defectgen.hub.contents import check_contents, present
 from defectgen.hub.names import HubSource, is_commit, is_repo_id, zoo_entry
 from defectgen.hub.options import HubOptions
+from defectgen.hub.transfer import download
 
 logger = logging.getLogger("defectgen")
 
