@@ -94,7 +94,7 @@ def _stream(url: str, headers: dict[str, str]) -> Iterator[tuple[int, Iterator[b
     # Of httpx since version 1 of the client, of requests before.
     session: Any = get_session()
     wait = constants.HF_HUB_DOWNLOAD_TIMEOUT
-    if hasattr(session, "stream"):
+    if callable(getattr(session, "stream", None)):
         with session.stream("GET", url, headers=headers, timeout=wait) as response:
             if response.status_code >= 400:
                 response.read()

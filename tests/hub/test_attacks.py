@@ -8,7 +8,6 @@ import pickle
 
 import pytest
 import torch
-from hub_server import TOKEN
 from safetensors.torch import load, save
 
 from defectgen import Backbone, DefectSynthesizer, WeightsError
@@ -20,24 +19,24 @@ WEIGHTS, SUMS = "model.safetensors", "SHA256SUMS"
 
 
 @pytest.fixture
-def repo(hub, fitted_backbone):
+def repo(hub, published):
     """A public repository of the fitted backbone."""
-    fitted_backbone.push_to_hub(NAME, license="other", private=False, token=TOKEN)
-    return Repository(hub, NAME)
+    return Repository(hub, NAME, published)
 
 
 @pytest.fixture
-def whole(hub, fitted_synth):
+def whole(hub, published):
     """A public repository of a synthesizer with its backbone."""
-    fitted_synth.push_to_hub("tester/s", license="other", private=False, token=TOKEN)
-    return Repository(hub, "tester/s")
+    return Repository(hub, "tester/s", published)
 
 
 class Repository:
     """What its owner, or whoever owns his token, can do with it."""
 
-    def __init__(self, hub, name):
+    def __init__(self, hub, name, published):
         self.hub, self.name = hub, name
+        hub.create(name)
+        hub.commit(name, published[name])
 
     def put(self, files, sums=True):
         """Commit files, and the list of sums that belongs to them."""

@@ -26,11 +26,10 @@ def load(name=NAME, **options):
 
 
 @pytest.fixture
-def commit(hub, fitted_backbone):
+def commit(hub, published):
     """A public repository of the fitted backbone; its commit."""
-    found = fitted_backbone.push_to_hub(NAME, license="other", private=False, token=TOKEN)
-    hub.log.clear()
-    return found
+    hub.create(NAME)
+    return hub.commit(NAME, published[NAME])
 
 
 @pytest.fixture
@@ -327,10 +326,9 @@ def test_a_beginning_of_something_else_is_noticed(hub, commit, cache, fitted_bac
 
 
 @pytest.fixture
-def private(hub, fitted_backbone):
-    fitted_backbone.push_to_hub(NAME, license="other", token=TOKEN)
-    assert hub.repos[NAME].private
-    hub.log.clear()
+def private(hub, published):
+    hub.create(NAME, private=True)
+    hub.commit(NAME, published[NAME])
 
 
 def test_a_private_repository_wants_the_token(hub, private, cache, fitted_backbone):
