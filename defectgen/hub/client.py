@@ -117,6 +117,7 @@ def _sentence(error: Exception, status: int | None, repo_id: str, revision: str 
         )
     reason = getattr(error, "strerror", None)
     return (
-        f"hub: must be reached for {repo_id}; got {what}{f' ({reason})' if reason else ''}; check "
-        "the connection and call again: what has come is kept"
+        f"hub: must be reached for {repo_id!r}, which is no folder here; got {what}"
+        f"{f' ({reason})' if reason else ''}; check the name and the connection, and call again: "
+        "what has come is kept"
     )

@@ -101,6 +101,9 @@ def fetched(
     with cache.lock(commit):
         if options.force_download:
             cache.discard(commit)
+        elif _problem(snapshot, kind, digest) is None:  # another process was faster
+            yield Resolved(snapshot, remote.source)
+            return
         try:
             _download(cache.staging(commit), remote, kind, digest, options)
             yield Resolved(cache.staging(commit), remote.source)
