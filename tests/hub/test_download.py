@@ -374,6 +374,16 @@ def test_the_token_is_nowhere_to_be_read(hub, private, caplog, capsys, cache):
     assert not [p for p in cache.rglob("*") if p.is_file() and TOKEN.encode() in p.read_bytes()]
 
 
+def test_what_a_client_says_of_a_token_is_not_passed_on(hub, commit, monkeypatch):
+    def careless(*_, **__):
+        raise ValueError(f"Illegal header value b'Bearer {TOKEN}'")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", careless)
+    with pytest.raises(WeightsError, match="^hub: must be reached .*got ValueError") as error:
+        load(token=TOKEN)
+    assert TOKEN not in "".join(traceback.format_exception(error.value))
+
+
 @pytest.mark.parametrize("token", ["", "two words", "hf_ü", 3, TOKEN + "\r\n"])
 def test_what_cannot_be_a_token_is_refused(hub, token):
     with pytest.raises(ConfigError, match="^token: "):
