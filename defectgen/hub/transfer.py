@@ -38,7 +38,7 @@ def download(
     left = ATTEMPTS
     with target.open("ab") as file:
         if file.tell() > size:
-            file.truncate(0)
+            _empty(file)
         while file.tell() < size:
             before = file.tell()
             try:
@@ -46,7 +46,7 @@ def download(
                     _continue(source, name, size, file, token)
             except HubError as error:
                 if error.status == 416:  # there is no rest: what was begun is something else
-                    file.truncate(0)
+                    _empty(file)
                 left = ATTEMPTS if file.tell() > before else left - 1
                 if left == 0 or error.status is not None:
                     raise
@@ -69,7 +69,7 @@ def _continue(
     url = hf_hub_url(source.repo_id, name, revision=source.revision, endpoint=constants.ENDPOINT)
     with _stream(url, headers) as (status, pieces):
         if begun and status != 206:  # the server begins anew
-            file.truncate(0)
+            _empty(file)
         show: Any = tqdm  # the client's, which HF_HUB_DISABLE_PROGRESS_BARS silences
         with show(
             desc=name, total=size, initial=file.tell(), unit="B", unit_scale=True, disable=None
@@ -80,6 +80,11 @@ def _continue(
                 if file.tell() == size:
                     return
     raise ConnectionError("the answer ended before the file")
+
+
+def _empty(file: BinaryIO) -> None:
+    file.seek(0)
+    file.truncate()
 
 
 @contextmanager

@@ -320,6 +320,24 @@ def test_a_server_that_knows_no_ranges_begins_anew(hub, commit, cache, fitted_ba
     assert load().digest() == fitted_backbone.digest()
 
 
+def test_a_beginning_longer_than_the_whole_is_dropped(hub, commit, cache, fitted_backbone):
+    staging = cache / "models--tester--base" / "defectgen" / commit
+    staging.mkdir(parents=True)
+    (staging / WEIGHTS).write_bytes(b"x" * 600_000)
+    assert load().digest() == fitted_backbone.digest()
+
+
+def test_a_rest_that_does_not_exist_does_not_block_later_calls(
+    hub, commit, monkeypatch, fitted_backbone
+):
+    monkeypatch.setattr("defectgen.hub.transfer.PAUSE", 0.0)
+    hub.sizes[WEIGHTS] = len(hub.files(NAME)[WEIGHTS]) + 1000  # the listing was wrong
+    with pytest.raises(WeightsError, match="^hub: must be reached .*got 416"):
+        load()
+    hub.sizes.clear()
+    assert load().digest() == fitted_backbone.digest()
+
+
 def test_a_beginning_of_something_else_is_noticed(hub, commit, cache, fitted_backbone):
     staging = cache / "models--tester--base" / "defectgen" / commit
     staging.mkdir(parents=True)
