@@ -81,7 +81,7 @@ def _add_fit(commands: Any) -> None:
         "  defectgen fit models/product photos/scratch photos/scratch_masks --out models/scratch2 "
         "\\\n      --warm-start models/scratch --kimg 10",
     )
-    parser.add_argument("backbone", metavar="BACKBONE", help="weights folder of the backbone")
+    parser.add_argument("backbone", metavar="BACKBONE", help="folder or repository of the backbone")
     parser.add_argument("defect_imgs", metavar="DEFECT_IMGS", help="folder of defect photos")
     parser.add_argument("masks", metavar="MASKS", help="folder of their masks, paired by name")
     parser.add_argument(
@@ -141,7 +141,9 @@ def _add_sample(commands: Any) -> None:
         "  defectgen sample models/scratch -n 8 --out out/few --normals --seed 1\n"
         "  defectgen sample models/scratch -n 200 --out out/part --format mvtec --normals",
     )
-    parser.add_argument("model", metavar="MODEL", help="weights folder that fit has written")
+    parser.add_argument(
+        "model", metavar="MODEL", help="folder or repository of a fitted synthesizer"
+    )
     parser.add_argument("-n", type=int, required=True, metavar="N", help="how many pairs")
     parser.add_argument("--out", required=True, metavar="DIR", help="new or empty folder")
     parser.add_argument("--seed", type=int, help="sample i has the seed SEED + i (default: drawn)")
@@ -178,7 +180,9 @@ def _add_evaluate(commands: Any) -> None:
         "  defectgen evaluate models/scratch test/scratch test/masks --training photos/scratch "
         "photos/masks --json scores.json",
     )
-    parser.add_argument("model", metavar="MODEL", help="weights folder that fit has written")
+    parser.add_argument(
+        "model", metavar="MODEL", help="folder or repository of a fitted synthesizer"
+    )
     parser.add_argument("real_imgs", metavar="REAL_IMGS", help="folder of real defects")
     parser.add_argument("real_masks", metavar="REAL_MASKS", help="folder of their masks")
     parser.add_argument(
