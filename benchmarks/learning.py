@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ def main() -> None:
     from benchmarks.learning_table import Records, render
 
     torch.set_num_threads(given.threads)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # notes of what was done are written
     steps = {"scores": scores_of, "downstream": downstream_of}
     names = given.sets or list(SETS)
     found: dict[tuple[str, str, str, int], tuple[dict[str, Any], Path]] = {}

@@ -99,13 +99,16 @@ def backbone_of(product: str, label: str, seed: int, data: Path, cache: Path) ->
 
 
 def budget_of(folder: Path, other: Path, probe: Callable[[float], Any]) -> float:
-    """Thousands of images that take as long as the other run did, from a measured speed; kept."""
+    """Thousands of images that take as long as the other run did, from a measured speed; kept.
+
+    Time of the processor: with one thread that is the time on an idle machine, also on a busy one.
+    """
     note = folder.with_name(folder.name + "-budget.json")
     if not note.is_file():
-        minutes = minutes_of(other)["minutes"]
-        began = time.perf_counter()
+        minutes = minutes_of(other)["processor_minutes"]
+        began = time.process_time()
         probe(PROBE)
-        speed = PROBE * 60 / (time.perf_counter() - began)
+        speed = PROBE * 60 / (time.process_time() - began)
         note.parent.mkdir(parents=True, exist_ok=True)
         record = {"kimg": round(minutes * speed, 3), "kimg_per_minute": speed, "like": other.name}
         note.write_text(json.dumps(record) + "\n", encoding="utf-8")
@@ -174,14 +177,15 @@ def minutes_of(folder: Path) -> dict[str, Any]:
 def timed(folder: Path, fit: Callable[[], Any]) -> Any:
     """Run a fit and note beside it how long it took, earlier parts of a resumed run included."""
     note = folder.with_name(folder.name + "-time.json")
-    earlier = json.loads(note.read_text())["minutes"] if note.is_file() else 0.0
-    began = time.perf_counter()
+    earlier = minutes_of(folder) if note.is_file() else {"minutes": 0.0, "processor_minutes": 0.0}
+    clocks = {"minutes": time.perf_counter, "processor_minutes": time.process_time}
+    began = {name: clock() for name, clock in clocks.items()}
     try:
         return fit()
     finally:
         note.parent.mkdir(parents=True, exist_ok=True)
-        minutes = earlier + (time.perf_counter() - began) / 60
-        record = {"minutes": minutes, "threads": torch.get_num_threads(), "load": os.getloadavg()}
+        spent = {k: earlier[k] + (clock() - began[k]) / 60 for k, clock in clocks.items()}
+        record = {**spent, "threads": torch.get_num_threads(), "load": os.getloadavg()}
         note.write_text(json.dumps(record) + "\n", encoding="utf-8")
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     )
     from defectgen.networks.defect_block import DefectAwareResBlock
     from defectgen.synthesizer import DefectSynthesizer
+    from defectgen.synthetic import SyntheticDefects
 
 __version__ = "0.1.0"
 
@@ -51,6 +52,7 @@ __all__ = [
     "MVTecAD",
     "MaskError",
     "NotFittedError",
+    "SyntheticDefects",
     "TrainingError",
     "TrainingWarning",
     "VisA",
@@ -66,6 +68,7 @@ _MODULES = {
     "DefectSynthesizer": "defectgen.synthesizer",
     "Folder": "defectgen.data.own_folder",
     "MVTecAD": "defectgen.data.mvtec",
+    "SyntheticDefects": "defectgen.synthetic",
     "VisA": "defectgen.data.visa",
 }
 

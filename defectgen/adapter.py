@@ -3,32 +3,55 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from defectgen.backbone import Backbone
+from defectgen.backbone_files import read_backbone
 from defectgen.config import DefectConfig
 from defectgen.errors import ConfigError, DefectGenError, NotFittedError, WeightsError
+from defectgen.estimator import resolve_device
 from defectgen.files import safe_join
+from defectgen.hub import (
+    BACKBONE_FOLDER,
+    HubOptions,
+    HubSource,
+    Resolved,
+    fetched,
+    resolved,
+)
 from defectgen.networks.defect import DefectBranch
 from defectgen.training.backbone_task import new_discriminator
 from defectgen.training.defect_start import new_matching
-from defectgen.weights import entries_of, load_folder, load_strict, save_folder, unclaimed
+from defectgen.weights import (
+    entries_of,
+    load_folder,
+    load_strict,
+    save_folder,
+    unclaimed,
+)
 
 if TYPE_CHECKING:
     from defectgen.synthesizer import DefectSynthesizer
 
-#: Sub-folder that holds the backbone of a self-contained synthesizer.
-BACKBONE_FOLDER = "backbone"
+
+def hub_source(synth: DefectSynthesizer) -> HubSource | None:
+    """The commit that holds the backbone of a fitted synthesizer, if one does."""
+    backbone = synth.backbone_
+    published = isinstance(backbone.source_, HubSource) and (
+        backbone.source_digest_ == synth.backbone_digest_
+    )
+    return cast(HubSource, backbone.source_) if published else None
 
 
-def _same_on_disk(source: Path | None, digest: str, target: Path) -> bool:
+def _same_on_disk(source: Path | HubSource | None, digest: str, target: Path) -> bool:
     """Whether a backbone's folder holds just these weights, and will after ``target``."""
-    if source is None:
+    if not isinstance(source, Path):
         return False
     if source.resolve().is_relative_to(target.resolve()):
         return False  # read from the folder that is about to be replaced
@@ -54,15 +77,20 @@ def save_synthesizer(
             "save_pretrained: the backbone as it was when the branch was trained; got one whose "
             "weights have changed since; fit again, or load both anew."
         )
-    named = _same_on_disk(backbone.source_, digest, Path(folder))
+    published = hub_source(synth)
+    named = published is not None or _same_on_disk(backbone.source_, digest, Path(folder))
     if include_backbone is False and not named:
         raise ConfigError(
-            "include_backbone: False only while the folder the backbone was read from holds the "
-            "same weights; got a backbone without such a folder; save_pretrained the backbone, "
-            "read it from there, or include it."
+            "include_backbone: False only while the folder or repository the backbone was read "
+            "from holds the same weights; got a backbone without such a folder; save_pretrained "
+            "the backbone, read it from there, or include it."
         )
     include = not named if include_backbone is None else include_backbone
-    source = None if include or backbone.source_ is None else str(backbone.source_.resolve())
+    source: str | dict[str, Any] | None = None
+    if not include and published is not None:
+        source = published.to_dict()
+    elif not include and isinstance(backbone.source_, Path):
+        source = str(backbone.source_.resolve())
     config = {
         "preset": synth.preset,
         "config": synth.config_,
@@ -100,13 +128,31 @@ def synthesizer_tensors(synth: DefectSynthesizer) -> dict[str, Tensor]:
 
 def load_synthesizer(
     cls: type[DefectSynthesizer],
-    folder: str | os.PathLike[str],
+    name: str | os.PathLike[str],
+    options: HubOptions,
     device: str | torch.device | None,
 ) -> DefectSynthesizer:
     """See :meth:`defectgen.DefectSynthesizer.from_pretrained`."""
+    resolve_device(device)  # before a download, which a wrong name would throw away
+    if name == "demo" and not Path(name).is_dir():
+        raise WeightsError(
+            "name: demo is a backbone; got it for a synthesizer, of which none is shipped; fit "
+            "DefectSynthesizer('demo') to photos of a defect"
+        )
+    with resolved(name, "synthesizer", options) as found:
+        return _read_synthesizer(cls, found, options, device)
+
+
+def _read_synthesizer(
+    cls: type[DefectSynthesizer],
+    found: Resolved,
+    options: HubOptions,
+    device: str | torch.device | None,
+) -> DefectSynthesizer:
+    folder = found.folder
     config, tensors = load_folder(folder, "synthesizer")
     with entries_of(folder):
-        backbone = _load_backbone(Path(folder), config["backbone"], device)
+        backbone = _load_backbone(found, config["backbone"], options, device)
         shape = backbone.fitted().config
         defect = DefectConfig.from_dict(config["config"]["defect"])
         first = defect.first_resolution
@@ -133,16 +179,38 @@ def load_synthesizer(
 
 
 def _load_backbone(
-    folder: Path, entry: dict[str, Any], device: str | torch.device | None
+    found: Resolved,
+    entry: dict[str, Any],
+    options: HubOptions,
+    device: str | torch.device | None,
 ) -> Backbone:
     if entry["included"]:
-        backbone = Backbone.from_pretrained(safe_join(folder, BACKBONE_FOLDER), device=device)
+        inner = safe_join(found.folder, BACKBONE_FOLDER)
+        backbone = read_backbone(Backbone, Resolved(inner), device)
+        if found.source is not None:
+            backbone.source_ = None  # of a download that will have moved
+    elif isinstance(entry["source"], dict):
+        hub = HubSource.from_dict(entry["source"])
+        pinned = replace(options, revision=hub.revision)
+        with fetched(hub.repo_id, "backbone", pinned) as base:
+            backbone = read_backbone(Backbone, base, device)
     else:
-        # A relative source is relative to the synthesizer's own folder.
-        backbone = Backbone.from_pretrained(folder / entry["source"], device=device)
+        backbone = read_backbone(Backbone, Resolved(_beside(found, entry["source"])), device)
     if backbone.digest() != entry["digest"]:
         raise WeightsError(
             f"backbone: the weights this branch was trained on ({entry['digest'][:19]}...); got "
             f"{backbone.digest()[:19]}...; restore them, or fit the branch again."
         )
     return backbone
+
+
+def _beside(found: Resolved, source: str) -> Path:
+    """The folder of a backbone that config.json names by its path."""
+    # What was downloaded may name no path of this machine; what was saved here never has "..".
+    if found.source is not None or ".." in Path(source).parts or "\\" in source and os.sep == "/":
+        raise WeightsError(
+            f"backbone: must be named by a path without '..', in a folder saved here; got "
+            f"{source!r}; restore the config.json that save_pretrained wrote"
+        )
+    # A relative source is relative to the synthesizer's own folder.
+    return found.folder / source

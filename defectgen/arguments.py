@@ -81,7 +81,7 @@ def _add_fit(commands: Any) -> None:
         "  defectgen fit models/product photos/scratch photos/scratch_masks --out models/scratch2 "
         "\\\n      --warm-start models/scratch --kimg 10",
     )
-    parser.add_argument("backbone", metavar="BACKBONE", help="weights folder of the backbone")
+    parser.add_argument("backbone", metavar="BACKBONE", help="folder or repository of the backbone")
     parser.add_argument("defect_imgs", metavar="DEFECT_IMGS", help="folder of defect photos")
     parser.add_argument("masks", metavar="MASKS", help="folder of their masks, paired by name")
     parser.add_argument(
@@ -138,9 +138,12 @@ def _add_sample(commands: Any) -> None:
         "sample",
         "Write pairs of defect image and mask.",
         "  defectgen sample models/scratch -n 1000 --out out/scratch\n"
-        "  defectgen sample models/scratch -n 8 --out out/few --normals --seed 1",
+        "  defectgen sample models/scratch -n 8 --out out/few --normals --seed 1\n"
+        "  defectgen sample models/scratch -n 200 --out out/part --format mvtec --normals",
     )
-    parser.add_argument("model", metavar="MODEL", help="weights folder that fit has written")
+    parser.add_argument(
+        "model", metavar="MODEL", help="folder or repository of a fitted synthesizer"
+    )
     parser.add_argument("-n", type=int, required=True, metavar="N", help="how many pairs")
     parser.add_argument("--out", required=True, metavar="DIR", help="new or empty folder")
     parser.add_argument("--seed", type=int, help="sample i has the seed SEED + i (default: drawn)")
@@ -156,6 +159,15 @@ def _add_sample(commands: Any) -> None:
     parser.add_argument(
         "--normals", action="store_true", help="also the same parts without the defect"
     )
+    parser.add_argument(
+        "--format",
+        choices=("plain", "mvtec"),
+        default="plain",
+        help="folders images, masks, normals (default), or those of MVTec AD",
+    )
+    parser.add_argument(
+        "--defect", default="defect", metavar="NAME", help="type of defect in mvtec's folders"
+    )
     parser.add_argument("--device", help="torch device (default: a GPU if there is one)")
 
 
@@ -168,7 +180,9 @@ def _add_evaluate(commands: Any) -> None:
         "  defectgen evaluate models/scratch test/scratch test/masks --training photos/scratch "
         "photos/masks --json scores.json",
     )
-    parser.add_argument("model", metavar="MODEL", help="weights folder that fit has written")
+    parser.add_argument(
+        "model", metavar="MODEL", help="folder or repository of a fitted synthesizer"
+    )
     parser.add_argument("real_imgs", metavar="REAL_IMGS", help="folder of real defects")
     parser.add_argument("real_masks", metavar="REAL_MASKS", help="folder of their masks")
     parser.add_argument(

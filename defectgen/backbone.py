@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from defectgen import backbone_fit as steps
 from defectgen.augment.policy import POLICIES, AugmentPolicy
 from defectgen.augment.symmetry import with_symmetries
+from defectgen.backbone_files import StoredBackbone
 from defectgen.checks import check_channels, check_range, check_resolution
 from defectgen.config import (
-    BackboneConfig,
     backbone_config,
     backbone_training,
     check_preset,
@@ -33,22 +33,16 @@ from defectgen.estimator import (
     resolve_seed,
     run_precision,
 )
+from defectgen.hub import HubSource
 from defectgen.networks.discriminator import Discriminator
 from defectgen.networks.synthesis import Generator
 from defectgen.rng import sample_seeds
 from defectgen.sampling import draw_good
 from defectgen.training.backbone_task import BackboneTask
-from defectgen.weights import (
-    entries_of,
-    load_folder,
-    load_strict,
-    save_folder,
-    tensor_digest,
-    unclaimed,
-)
+from defectgen.weights import tensor_digest
 
 
-class Backbone(Parameters, nn.Module):
+class Backbone(StoredBackbone, Parameters, nn.Module):
     """A generator of good parts with its discriminator.
 
     Args:
@@ -106,7 +100,8 @@ class Backbone(Parameters, nn.Module):
         self.verbose = verbose
         self.generator: Generator | None = None
         self.discriminator: Discriminator | None = None
-        self.source_: Path | None = None
+        self.source_: Path | HubSource | None = None
+        self.source_digest_: str | None = None
         if preset is not None:
             check_preset(preset)
             check_channels(channels)
@@ -254,43 +249,3 @@ class Backbone(Parameters, nn.Module):
     def digest(self) -> str:
         """sha256 of all tensors in float32, in the order of their names."""
         return tensor_digest(self.tensors())
-
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write ``config.json`` and ``model.safetensors``, whole or not at all.
-
-        Raises:
-            NotFittedError: before ``fit``.
-            WeightsError: if a weight is not finite.
-        """
-        save_folder(folder, "backbone", self.config_for_file(), self.tensors())
-
-    def config_for_file(self) -> dict[str, Any]:
-        """What stands in ``config.json`` beside format, version and digest."""
-        self.fitted()
-        return {"preset": self.preset, "config": self.config_}
-
-    @classmethod
-    def from_pretrained(
-        cls, folder: str | os.PathLike[str], *, device: str | torch.device | None = None
-    ) -> Backbone:
-        """Read a folder that ``save_pretrained`` has written.
-
-        Raises:
-            WeightsError: if the folder is missing, damaged, of another kind or version.
-        """
-        config, tensors = load_folder(folder, "backbone")
-        with entries_of(folder):
-            shape = BackboneConfig.from_dict(config["config"]["backbone"])
-            AugmentPolicy.from_dict(config["config"]["augment"]["policy"])
-            backbone = cls(shape.resolution, channels=shape.channels, device=device)
-            backbone.preset = config["preset"]
-            backbone.config_ = config["config"]
-        backbone.history_ = []
-        unclaimed(tensors, ("generator", "discriminator"))
-        network, judge = steps.new_networks(shape, 0)
-        load_strict(network, tensors, "generator", str(folder))
-        load_strict(judge, tensors, "discriminator", str(folder))
-        backbone.generator, backbone.discriminator = network, judge
-        backbone.source_ = Path(folder)
-        backbone.to(resolve_device(device))
-        return backbone.freeze()

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from defectgen.arguments import command_line, run_folder
-from defectgen.errors import ConfigError, DefectGenError, DefectGenWarning
+from defectgen.console import messages_on_stderr
+from defectgen.errors import ConfigError, DefectGenError
 from defectgen.files import run_beside
 
 if TYPE_CHECKING:
@@ -35,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = command_line().parse_args(argv)
     command = COMMANDS[arguments.command]
-    with _messages():
+    with messages_on_stderr():
         try:
             command(arguments)
         except (DefectGenError, OSError) as error:
@@ -62,49 +60,6 @@ def _how_to_go_on(arguments: argparse.Namespace) -> str:
         if any(runs.glob(f"*/{RESUME_NAME}")):
             return f"{runs} holds the run; give the same command again to go on."
     return "nothing was kept; give the command again to start anew."
-
-
-# -- messages --------------------------------------------------------------------------------------
-
-
-class _Printer(logging.Handler):
-    """Prints log lines without cutting through the progress bar."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        from tqdm.auto import tqdm
-
-        tqdm.write(self.format(record), file=sys.stderr)
-
-
-@contextmanager
-def _messages() -> Iterator[None]:
-    """Show the library's log lines and warnings on stderr, one line each."""
-    logger, printer = logging.getLogger("defectgen"), _Printer()
-    level = logger.level
-    logger.addHandler(printer)
-    logger.setLevel(logging.INFO)
-    try:
-        with warnings.catch_warnings():
-            usual = warnings.showwarning
-
-            def show(
-                message: Warning | str,
-                category: type[Warning],
-                filename: str,
-                lineno: int,
-                file: TextIO | None = None,
-                line: str | None = None,
-            ) -> None:
-                if issubclass(category, DefectGenWarning):
-                    logger.warning("warning: %s", message)
-                else:
-                    usual(message, category, filename, lineno, file, line)
-
-            warnings.showwarning = show
-            yield
-    finally:
-        logger.removeHandler(printer)
-        logger.setLevel(level)
 
 
 # -- commands --------------------------------------------------------------------------------------
@@ -229,7 +184,13 @@ def _sample(arguments: argparse.Namespace) -> None:
         "backbone_digest": synth.backbone_digest_,
     }
     shown = tqdm(batches, desc="batches", disable=None)
-    count = write_samples(shown, arguments.out, metadata=metadata)
+    count = write_samples(
+        shown,
+        arguments.out,
+        metadata=metadata,
+        layout=arguments.format,
+        defect=arguments.defect,
+    )
     print(f"{count} samples from seed {seed}: {arguments.out}")
 
 

@@ -33,17 +33,19 @@ from defectgen.networks.discriminator import Discriminator
 from defectgen.networks.synthesis import Generator
 from defectgen.rng import sample_seeds
 from defectgen.sampling import SAMPLE_BATCH, draw_defects, iter_defects
+from defectgen.synthesizer_files import StoredSynthesizer
 from defectgen.training.defect_task import DefectTask
 
 
-class DefectSynthesizer(Evaluated, Parameters):
+class DefectSynthesizer(Evaluated, StoredSynthesizer, Parameters):
     """Unlimited pairs of defect image and exact mask, learned from 5 to 25 photos.
 
     Masks are those of the photos, moved and bent, and the weights hold these photos: publish
     neither without the right to. With the preset masks are learned.
 
     Args:
-        backbone: a fitted :class:`~defectgen.Backbone`, or the folder of one.
+        backbone: a fitted :class:`~defectgen.Backbone`, or the name of one: a folder, a name of
+            the zoo, or a repository id "owner/name"; read at each ``fit``.
         preset: None for this library's recipe; "dfmgan" for the published one.
         kimg: budget, thousands of images shown. None: 8 below 128 px, 200 above; the preset 400.
         batch_size: None: 16; the preset 32.
@@ -269,31 +271,3 @@ class DefectSynthesizer(Evaluated, Parameters):
     def __sklearn_is_fitted__(self) -> bool:
         """Whether ``sample`` would work."""
         return hasattr(self, "branch_")
-
-    # -- files -------------------------------------------------------------------------------------
-
-    def save_pretrained(
-        self, folder: str | os.PathLike[str], include_backbone: bool | None = None
-    ) -> None:
-        """Write the defect branch, and the backbone or where to find it, whole or not at all.
-
-        Args:
-            folder: created, or replaced if it holds weights of ours.
-            include_backbone: None: unless it came from a folder with still the same digest.
-
-        Raises:
-            NotFittedError: before ``fit``.
-            ConfigError: for ``include_backbone=False`` and a backbone that no folder holds.
-        """
-        from defectgen.adapter import save_synthesizer
-
-        save_synthesizer(self, folder, include_backbone)
-
-    @classmethod
-    def from_pretrained(
-        cls, folder: str | os.PathLike[str], *, device: str | torch.device | None = None
-    ) -> DefectSynthesizer:
-        """Read a saved folder; WeightsError if it or its backbone is damaged or has changed."""
-        from defectgen.adapter import load_synthesizer
-
-        return load_synthesizer(cls, folder, device)

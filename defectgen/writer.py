@@ -14,11 +14,23 @@ from PIL import Image
 
 from defectgen import __version__
 from defectgen.batch import DefectBatch
+from defectgen.checks import check_choice
 from defectgen.errors import ConfigError
 from defectgen.files import atomic_file
 
 #: Written last: a folder with this file is complete.
 METADATA_NAME = "metadata.jsonl"
+
+#: Where pictures go and what is added to their stems, by the layout.
+LAYOUTS: dict[str, dict[str, tuple[str, str]]] = {
+    "plain": {"images": ("images", ""), "masks": ("masks", ""), "normals": ("normals", "")},
+    # MVTec AD (Bergmann et al. 2019): good twins are what a detector may learn as normal.
+    "mvtec": {
+        "images": ("test/{defect}", ""),
+        "masks": ("ground_truth/{defect}", "_mask"),
+        "normals": ("train/good", ""),
+    },
+}
 
 _OWN_KEYS = ("image", "mask", "normal", "seed", "label", "mask_area", "library_version")
 
@@ -28,11 +40,15 @@ def write_samples(
     folder: str | os.PathLike[str],
     *,
     metadata: Mapping[str, Any],
+    layout: str = "plain",
+    defect: str = "defect",
 ) -> int:
     """Write samples as they come, so that a million never sit in memory.
 
     ``images/000000.png`` and, where the batches have them, ``masks/`` (0 and 255) and ``normals/``
-    under the same names. ``metadata.jsonl`` has one object per sample: ``image``, ``mask`` and
+    under the same names. In the layout "mvtec", which readers of MVTec AD take, they are
+    ``test/DEFECT/000000.png``, ``ground_truth/DEFECT/000000_mask.png``, and
+    ``train/good/000000.png``. ``metadata.jsonl`` has one object per sample: ``image``, ``mask`` and
     ``normal`` (paths in the folder), ``seed``, ``label``, ``mask_area`` (share of the pixels),
     ``library_version`` and everything in ``metadata``; what a batch does not have is left out. It
     appears when all pictures are there: a folder without it was not finished.
@@ -41,37 +57,50 @@ def write_samples(
         batches: for instance what :meth:`defectgen.DefectSynthesizer.iter_samples` yields.
         folder: created with its parents; an existing one must be empty.
         metadata: JSON values that are the same for all samples: truncation_psi, model digest.
+        layout: "plain" or "mvtec".
+        defect: name of the type of defect in the layout "mvtec": a name of a folder, not "good".
 
     Returns:
         The number of samples written.
 
     Raises:
-        ConfigError: ``folder`` has content, or ``metadata`` is not JSON or uses a key of ours.
+        ConfigError: ``folder`` has content, ``metadata`` is not JSON or uses a key of ours, or
+            another layout or name.
         OSError: the file system refuses.
     """
     root = Path(folder)
     _check_metadata(metadata)
+    check_choice("layout", layout, list(LAYOUTS))
+    _check_defect(defect)
     _check_empty(root)
+    places = {k: (at.format(defect=defect), end) for k, (at, end) in LAYOUTS[layout].items()}
     root.mkdir(parents=True, exist_ok=True)
     count = 0
     with atomic_file(root / METADATA_NAME) as temporary, temporary.open("w", encoding="utf-8") as f:
         for batch in batches:
-            count += _write_batch(batch, root, count, metadata, f)
+            count += _write_batch(batch, root, count, metadata, f, places)
     return count
 
 
 def _write_batch(
-    batch: DefectBatch, root: Path, first: int, metadata: Mapping[str, Any], lines: TextIO
+    batch: DefectBatch,
+    root: Path,
+    first: int,
+    metadata: Mapping[str, Any],
+    lines: TextIO,
+    places: Mapping[str, tuple[str, str]],
 ) -> int:
     """Write one batch whose samples are numbered from ``first``; return how many there were."""
     arrays = batch.numpy()
     for part in arrays:
-        (root / part).mkdir(exist_ok=True)
+        (root / places[part][0]).mkdir(parents=True, exist_ok=True)
     for index, record in enumerate(_records(batch)):
-        name = f"{first + index:06d}.png"
+        files = {}
         for part, array in arrays.items():
-            _save(array[index], root / part / name)
-        files = {part.removesuffix("s"): f"{part}/{name}" for part in arrays}
+            folder, end = places[part]
+            name = f"{folder}/{first + index:06d}{end}.png"
+            _save(array[index], root / name)
+            files[part.removesuffix("s")] = name
         line = {**files, **record, "library_version": __version__, **metadata}
         lines.write(json.dumps(line, allow_nan=False) + "\n")
     return len(batch)
@@ -108,6 +137,15 @@ def _check_metadata(metadata: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"metadata: must be JSON without NaN; got {error}; convert the values"
         ) from error
+
+
+def _check_defect(defect: str) -> None:
+    plain = defect.replace("-", "").replace("_", "").replace(" ", "")
+    if not plain.isalnum() or defect == "good":
+        raise ConfigError(
+            'defect: must be letters, digits, "-", "_" and spaces, and not "good"; '
+            f"got {defect!r}; name it otherwise"
+        )
 
 
 def _check_empty(root: Path) -> None:

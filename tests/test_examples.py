@@ -55,3 +55,18 @@ def test_train_demo_writes_the_backbone_with_all_that_is_known(script, call, tmp
     assert {"seed", "kimg"} <= set(config["training"])
     assert config["data"]["digest"].startswith("sha256:")
     assert "swd_generated" in config["scores"]
+
+
+def test_train_segmentation_trains_on_photos_and_samples(script, call, monkeypatch, capsys):
+    training = script("train_segmentation")
+    monkeypatch.setattr(training, "TRAININGS", 2)
+    call(training, "--kimg", 0.016, "--steps", 2, "--workers", 1)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["real", "real + synthetic"]
+    assert all("on 11 unseen photos: 0." in line for line in lines)
+    assert [line.count(",") for line in lines] == [1, 1]
+    import torch
+
+    scores = torch.tensor([3.0, 2.0, 1.0, 0.0])
+    found = training.average_precision(scores, torch.tensor([True, False, True, False]))
+    assert found == pytest.approx((1 + 2 / 3) / 2)

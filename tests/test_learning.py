@@ -177,6 +177,7 @@ def test_a_short_run_is_kept_and_goes_on(tiles, tiny, tmp_path, monkeypatch, cap
     assert fit.is_file()
     goods = first["goods/plain/tile/0"]
     assert goods["kimg"] > 0
+    assert 0 < goods["time"]["processor_minutes"] < 1
     assert 0 < goods["direction, samples"] < 1
     monkeypatch.setattr(learning_backbones, "timed", None)
     monkeypatch.setattr(learning_fits, "timed", None)  # nothing is trained again

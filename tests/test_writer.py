@@ -126,3 +126,39 @@ def test_batches_are_taken_one_at_a_time(tmp_path):
 
     write_samples(counted(), tmp_path / "x", metadata={})
     assert seen == [0, 1]
+
+
+def test_the_layout_of_mvtec_is_what_its_readers_pair(tmp_path):
+    """Each defective picture has the mask whose stem begins with its own, in equal number."""
+    batches = [batch(0, 3), batch(3, 2)]
+    folder = tmp_path / "part"
+    write_samples(batches, folder, metadata={}, layout="mvtec", defect="broken_large")
+    pictures = sorted((folder / "test" / "broken_large").iterdir())
+    masks = sorted((folder / "ground_truth" / "broken_large").iterdir())
+    assert [p.stem for p in pictures] == [f"{i:06d}" for i in range(5)]
+    assert [p.name for p in masks] == [f"{p.stem}_mask.png" for p in pictures]
+    whole = DefectBatch.concat(batches).numpy()
+    for index in range(5):
+        assert np.array_equal(pixels(pictures[index]), whole["images"][index])
+        assert np.array_equal(pixels(masks[index]), whole["masks"][index])
+    goods = sorted((folder / "train" / "good").iterdir())
+    shown = zip(goods, whole["normals"], strict=True)
+    assert all(np.array_equal(pixels(path), twin) for path, twin in shown)
+    assert len(goods) == 5
+    assert lines(folder)[4]["mask"] == "ground_truth/broken_large/000004_mask.png"
+    assert lines(folder)[4]["normal"] == "train/good/000004.png"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"layout": "coco"}, "layout: "),
+        ({"defect": "good"}, 'defect: .* not "good"'),
+        ({"defect": "../x"}, "defect: must be letters"),
+        ({"defect": ""}, "defect: must be letters"),
+    ],
+)
+def test_other_layouts_and_names_that_are_no_folder_are_refused(tmp_path, change, message):
+    with pytest.raises(ConfigError, match=message):
+        write_samples([batch(0, 1)], tmp_path / "x", metadata={}, **change)
+    assert not (tmp_path / "x").exists()

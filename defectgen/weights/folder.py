@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,13 +19,8 @@ from defectgen import __version__
 from defectgen.errors import ConfigError, WeightsError
 from defectgen.files import FOLDER_MARK, atomic_folder, read_text
 from defectgen.weights.header import MAX_TENSOR_BYTES, check_header, damaged
+from defectgen.weights.migrations import FORMAT_VERSION, MIGRATIONS
 from defectgen.weights.values import canonical, check_finite, storable, tensor_digest
-
-Migration = Callable[[dict[str, Any], dict[str, Tensor]], tuple[dict[str, Any], dict[str, Tensor]]]
-
-#: Version of the folder format written here; `MIGRATIONS[v]` turns version v into v + 1.
-FORMAT_VERSION = 1
-MIGRATIONS: dict[int, Migration] = {}
 
 TENSOR_FILE = "model.safetensors"
 MAX_CONFIG_BYTES = 1 << 20
@@ -127,11 +122,15 @@ def load_folder(
     return _migrated(root, config, tensors)
 
 
-def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """The content of `config.json` alone, of whatever kind the folder is; weights are not read.
+def read_config(folder: str | os.PathLike[str], kind: str | None = None) -> dict[str, Any]:
+    """The content of `config.json` alone; weights are not read.
+
+    Args:
+        folder: A folder written by `save_folder`.
+        kind: The kind expected; None takes any.
 
     Raises:
-        WeightsError: there is no readable `config.json` of ours.
+        WeightsError: there is no readable `config.json` of ours, or it is of another kind.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -139,7 +138,7 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
             f"folder: must be an existing weights folder; got {str(root)!r}; check the path"
         )
     config = _read_config(root)
-    _check_origin(root, config, str(config.get("kind")))
+    _check_origin(root, config, str(config.get("kind")) if kind is None else kind)
     return config
 
 
@@ -169,7 +168,8 @@ def _migrated(
                 f"folder: format {version} can no longer be read; got {str(root)!r}; "
                 f"load it with defectgen {config.get('library_version')} or train again"
             )
-        config, tensors = MIGRATIONS[version](config, tensors)
+        with entries_of(root):
+            config, tensors = MIGRATIONS[version](config, tensors)
         config["format_version"] = version + 1
     return config, tensors
 

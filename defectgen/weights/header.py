@@ -17,6 +17,8 @@ _SIZES = {
     **{"U8": 1, "I8": 1, "I16": 2, "I32": 4, "I64": 8},
 }
 _LENGTH_BYTES = 8
+#: No file of ours is larger.
+MAX_FILE_BYTES = _LENGTH_BYTES + MAX_HEADER_BYTES + MAX_TENSOR_BYTES
 
 
 def damaged(path: Path, found: str) -> WeightsError:

@@ -27,6 +27,7 @@ FROZEN = {
     "MVTecAD",
     "MaskError",
     "NotFittedError",
+    "SyntheticDefects",
     "TrainingError",
     "TrainingWarning",
     "VisA",

@@ -12,7 +12,14 @@ import torch
 
 from defectgen import __version__
 from defectgen.errors import ConfigError, WeightsError
-from defectgen.weights import MIGRATIONS, folder, load_folder, save_folder, tensor_digest
+from defectgen.weights import (
+    FORMAT_VERSION,
+    MIGRATIONS,
+    folder,
+    load_folder,
+    save_folder,
+    tensor_digest,
+)
 
 
 @pytest.fixture
@@ -57,7 +64,7 @@ def test_float32_comes_back_bit_for_bit(tmp_path, tensors):
         assert torch.equal(loaded[name], tensor)
     assert config["resolution"] == 64
     assert config["kind"] == "backbone"
-    assert config["format_version"] == 1
+    assert config["format_version"] == FORMAT_VERSION
     assert config["library_version"] == __version__
     assert config["torch_version"] == str(torch.__version__)
 
@@ -288,8 +295,8 @@ def test_another_kind_names_the_class_to_use(saved):
 
 
 def test_a_newer_format_says_update(saved):
-    edit_config(saved, format_version=2, kind="something new")
-    with pytest.raises(WeightsError, match="reads formats up to 1; got format 2.*update defectgen"):
+    edit_config(saved, format_version=3, kind="something new")
+    with pytest.raises(WeightsError, match="reads formats up to 2; got format 3.*update defectgen"):
         load_folder(saved, "backbone")
 
 
@@ -346,17 +353,17 @@ def test_migrations_run_in_a_row_from_the_format_of_the_file(saved, tensors, mon
     def double(config, tensors):
         return {**config, "size": 2 * config["size"]}, tensors
 
-    monkeypatch.setitem(MIGRATIONS, 1, rename)
-    monkeypatch.setitem(MIGRATIONS, 2, double)
-    monkeypatch.setattr(folder, "FORMAT_VERSION", 3)
+    monkeypatch.setitem(MIGRATIONS, 2, rename)
+    monkeypatch.setitem(MIGRATIONS, 3, double)
+    monkeypatch.setattr(folder, "FORMAT_VERSION", 4)
     config, loaded = load_folder(saved, "backbone")
     assert config["size"] == 128
-    assert config["format_version"] == 3
+    assert config["format_version"] == 4
     assert config["digest"] == tensor_digest(tensors)
     assert set(loaded) == {"n." + name for name in tensors}
 
 
 def test_a_format_without_a_migration_is_refused(saved, monkeypatch):
-    monkeypatch.setattr(folder, "FORMAT_VERSION", 2)
-    with pytest.raises(WeightsError, match="format 1 can no longer be read"):
+    monkeypatch.setattr(folder, "FORMAT_VERSION", 3)
+    with pytest.raises(WeightsError, match="format 2 can no longer be read"):
         load_folder(saved, "backbone")

@@ -1,0 +1,105 @@
+"""``SyntheticDefects``: samples as a map-style dataset for a ``torch.utils.data.DataLoader``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils.data import Dataset, get_worker_info
+
+from defectgen.checks import check_range
+from defectgen.errors import ConfigError
+from defectgen.rng import SEED_LIMIT
+from defectgen.sampling import SAMPLE_BATCH, iter_defects
+
+if TYPE_CHECKING:
+    from defectgen.synthesizer import DefectSynthesizer
+
+
+class SyntheticDefects(Dataset[dict[str, Any]]):
+    """n samples of a fitted synthesizer, drawn when they are asked for.
+
+    Sample i has the seed ``seed + i``, whoever asks: workers and ranks never repeat one another,
+    and the same index gives the same picture in every epoch (to 1e-4: a ``DataLoader`` asks for a
+    whole batch, which is rendered in one pass). For fresh pictures in each epoch take another
+    ``seed``, n apart.
+
+    Args:
+        synth: a fitted :class:`~defectgen.DefectSynthesizer`; read, never changed.
+        n: samples.
+        seed: of the first one.
+        label: what every sample is called, for example the number of its class.
+        truncation_psi: 1 for the full variety, 0 for the mean part and mean defect.
+
+    Each item is a dict: ``image`` float32 (C, R, R) in [0, 1], ``mask`` bool (1, R, R), ``label``.
+
+    Raises:
+        NotFittedError: the synthesizer has not learned yet.
+        ConfigError: a number is out of bounds.
+    """
+
+    def __init__(
+        self,
+        synth: DefectSynthesizer,
+        n: int,
+        *,
+        seed: int = 0,
+        label: int | str = 1,
+        truncation_psi: float = 1.0,
+    ) -> None:
+        check_range("n", n, low=1, integer=True)
+        check_range("seed", seed, low=0, integer=True)
+        synth.iter_samples(0, truncation_psi=truncation_psi)  # checks what each item will need
+        self.synth, self.n, self.seed = synth, n, seed
+        self.label, self.truncation_psi = label, truncation_psi
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return self.n
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """One sample; negative indices count from the end.
+
+        Raises:
+            IndexError: beyond the last one.
+        """
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """Several samples, rendered together: what a ``DataLoader`` calls for a batch."""
+        self._check_worker()
+        seeds = [self.seed + self._checked(index) for index in indices]
+        batches = iter_defects(
+            self.synth.backbone_.fitted(),
+            self.synth.branch_,
+            tuple(seed % SEED_LIMIT for seed in seeds),
+            self.truncation_psi,
+            normals=False,
+            batch_size=SAMPLE_BATCH,
+            precision=self.synth.precision,
+        )
+        return [
+            {"image": image, "mask": mask, "label": self.label}
+            for batch in batches
+            if batch.masks is not None
+            for image, mask in zip(batch.images, batch.masks, strict=True)
+        ]
+
+    def _checked(self, index: int) -> int:
+        whole = int(index)
+        if not -self.n <= whole < self.n:
+            raise IndexError(f"index: must be below {self.n}, the number of samples; got {whole}")
+        return whole % self.n
+
+    def _check_worker(self) -> None:
+        if forked_beside_cuda(self.synth.backbone_.fitted().mapping.w_avg.device):
+            raise ConfigError(
+                "num_workers: must be 0, or the workers spawned, for a synthesizer on a GPU; got "
+                "forked workers; pass num_workers=0 or multiprocessing_context='spawn'"
+            )
+
+
+def forked_beside_cuda(device: torch.device) -> bool:
+    """Whether this is a worker that was forked from a process that had begun to use its GPU."""
+    return device.type == "cuda" and get_worker_info() is not None and torch.cuda._is_in_bad_fork()

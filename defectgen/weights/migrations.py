@@ -1,0 +1,51 @@
+"""From older formats of the weights folder to this one: one small function a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from defectgen.errors import WeightsError
+
+Migration = Callable[[dict[str, Any], dict[str, Tensor]], tuple[dict[str, Any], dict[str, Tensor]]]
+
+# What version 2 stores and version 1 lacked, with the values that compute what version 1 computed.
+_NEW_IN_2: dict[str, dict[str, Any]] = {
+    "backbone": {"mapping_codes": 0, "base_components": 0},
+    "defect": {"known": 0, "moves": ""},
+    "training": {"precision": "fp32", "anchor_cell": 1, "texture_weight": 0.0},
+}
+
+
+def from_1(
+    config: dict[str, Any], tensors: dict[str, Tensor]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Version 1 to 2: images below the blocks, known defects, textures; one list less.
+
+    Some folders that say 1 already hold the fields of 2, and keep them: the number was late.
+
+    Raises:
+        WeightsError: a synthesizer without its discriminator, which only one example ever was.
+    """
+    config = {name: value for name, value in config.items() if name != "networks"}
+    parts = dict(config["config"])
+    for part, added in _NEW_IN_2.items():
+        if part in parts:
+            parts[part] = {**added, **parts[part]}
+    # It chose what discriminators were shown in training; no run can be continued with it.
+    parts["training"] = {k: v for k, v in parts["training"].items() if k != "composite_reals"}
+    discriminator = any(name.startswith("discriminator.") for name in tensors)
+    if config["kind"] == "synthesizer" and not discriminator:
+        raise WeightsError(
+            "folder: a synthesizer of format 1 must hold its discriminator; got one saved without; "
+            "fit it again"
+        )
+    return {**config, "config": parts}, tensors
+
+
+#: `MIGRATIONS[v]` turns version v into v + 1. Each has a folder of version v under tests/weights.
+MIGRATIONS: dict[int, Migration] = {1: from_1}
+#: Version of the format written here: raise it, and add to the table, when a field comes or goes.
+FORMAT_VERSION = 2

@@ -1,0 +1,122 @@
+"""Folders of older versions load, and sample what they sampled then.
+
+``format1/synthesizer`` was written by the sources of the commit in ``format1/expected.json``, whose
+numbers they computed: networks of 6 channels, trained for some steps on drawn parts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from defectgen import Backbone, DefectSynthesizer, WeightsError
+from defectgen.config import BackboneConfig, DefectConfig, TrainConfig
+from defectgen.data.example import example_folders
+from defectgen.weights import FORMAT_VERSION, MIGRATIONS
+
+OLD = Path(__file__).parent / "format1" / "synthesizer"
+THEN = json.loads((OLD.parent / "expected.json").read_text())
+
+#: Fields by format version. Whoever changes fields raises FORMAT_VERSION, adds a migration with a
+#: folder of the version before, and then a line here.
+FIELDS = {2: "2ca96ba83e85dcd4"}
+
+
+def load(folder):
+    return DefectSynthesizer.from_pretrained(folder, device="cpu")
+
+
+def row(images):
+    return images[:, 0, 16, ::4]
+
+
+def edit(folder, change):
+    file = folder / "config.json"
+    config = json.loads(file.read_text())
+    change(config)
+    file.write_text(json.dumps(config))
+
+
+def test_the_old_folder_is_of_the_old_format_and_small():
+    config = json.loads((OLD / "config.json").read_text())
+    assert config["format_version"] == 1
+    assert "known" not in config["config"]["defect"]
+    assert "composite_reals" in config["config"]["training"]
+    assert sum(p.stat().st_size for p in OLD.parent.rglob("*") if p.is_file()) < 100_000
+
+
+def test_an_old_synthesizer_samples_what_it_sampled_then():
+    images, masks, normals = load(OLD).sample(
+        THEN["count"], seed=THEN["seed"], return_masks=True, return_normals=True
+    )
+    assert masks.flatten(1).sum(1).tolist() == THEN["mask_pixels"]
+    found = hashlib.sha256(masks.to(torch.uint8).numpy().tobytes()).hexdigest()
+    assert found == THEN["mask_sha256"]
+    torch.testing.assert_close(row(images), torch.tensor(THEN["image_row"]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(row(normals), torch.tensor(THEN["normal_row"]), atol=1e-5, rtol=0)
+
+
+def test_an_old_backbone_samples_what_it_sampled_then():
+    goods = Backbone.from_pretrained(OLD / "backbone", device="cpu").sample(2, seed=THEN["seed"])
+    torch.testing.assert_close(row(goods), torch.tensor(THEN["good_row"]), atol=1e-5, rtol=0)
+
+
+def test_saved_anew_it_is_of_this_format_and_still_the_same(tmp_path):
+    old = load(OLD)
+    old.save_pretrained(tmp_path / "new", include_backbone=True)
+    config = json.loads((tmp_path / "new" / "config.json").read_text())
+    assert config["format_version"] == FORMAT_VERSION
+    new = load(tmp_path / "new")
+    assert torch.equal(new.sample(2, seed=7), old.sample(2, seed=7))
+    assert new.config_ == old.config_
+    DefectConfig.from_dict(new.config_["defect"])
+    TrainConfig.from_dict(new.config_["training"])
+
+
+def test_a_folder_that_said_1_with_the_fields_of_2_keeps_them():
+    shipped = example_folders().backbone
+    config = json.loads((shipped / "config.json").read_text())
+    if config["format_version"] != 1:
+        pytest.skip("the shipped backbone has been saved anew")
+    assert Backbone.from_pretrained(shipped, device="cpu").config_ == config["config"]
+
+
+def test_an_old_synthesizer_without_discriminator_says_so(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    from defectgen.weights import tensor_digest
+
+    shutil.copytree(OLD, tmp_path / "s")
+    file = tmp_path / "s" / "model.safetensors"
+    left = {k: v for k, v in load_file(file).items() if not k.startswith("discriminator.")}
+    save_file(left, file)
+    edit(tmp_path / "s", lambda config: config.update(digest=tensor_digest(left)))
+    with pytest.raises(WeightsError, match="must hold its discriminator.*fit it again"):
+        load(tmp_path / "s")
+
+
+def test_an_old_folder_without_its_entries_is_refused_in_one_sentence(tmp_path):
+    shutil.copytree(OLD, tmp_path / "s")
+    edit(tmp_path / "s", lambda config: config["config"].pop("training"))
+    with pytest.raises(WeightsError, match="every entry of config.json.*'training'"):
+        load(tmp_path / "s")
+
+
+def test_every_older_version_has_a_migration():
+    assert sorted(MIGRATIONS) == list(range(1, FORMAT_VERSION))
+
+
+def test_fields_do_not_change_without_a_new_format():
+    names = [
+        f"{cls.__name__}.{field.name}: {field.type}"
+        for cls in (BackboneConfig, DefectConfig, TrainConfig)
+        for field in dataclasses.fields(cls)
+    ]
+    found = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
+    assert FIELDS.get(FORMAT_VERSION) == found
