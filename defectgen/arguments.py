@@ -20,7 +20,7 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"defectgen {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     adders = (_add_demo, _add_backbone, _add_fit, _add_sample, _add_evaluate, _add_info)
-    for add in (*adders, _add_data, _add_kernels):
+    for add in (*adders, _add_data, _add_zoo, _add_kernels):
         add(commands)
     return parser
 
@@ -232,6 +232,31 @@ def _add_data(commands: Any) -> None:
         help="oblong images: the middle, or borders repeated (default: pad for visa, else refused)",
     )
     parser.add_argument("--sheet", metavar="FILE", help="write a contact sheet there (PNG)")
+
+
+def _add_zoo(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "zoo",
+        "MVTec AD and VisA, category by category: what is known, and the whole experiment.",
+        "  defectgen zoo list\n  defectgen zoo show mvtec/bottle\n"
+        "  defectgen zoo train mvtec/bottle --data mvtec --out out/zoo\n"
+        "  torchrun --nproc-per-node 4 -m defectgen zoo train --all --data mvtec",
+    )
+    parser.add_argument("action", choices=("list", "show", "train"), help="what to do")
+    parser.add_argument("name", metavar="NAME", nargs="?", help="such as mvtec/bottle")
+    parser.add_argument(
+        "--data", metavar="PATH", help="the data set, or the folder of the category"
+    )
+    parser.add_argument("--all", action="store_true", help="train every category that lies in PATH")
+    parser.add_argument("--out", default="out/zoo", metavar="DIR", help="default: out/zoo")
+    parser.add_argument("--resolution", type=int, metavar="R", help="pixels (default: the entry's)")
+    parser.add_argument("--kimg", type=float, metavar="K", help="budget of the backbone")
+    parser.add_argument("--defect-kimg", type=float, metavar="K", help="budget of each defect")
+    parser.add_argument("--seed", type=int, default=0, help="of everything (default: 0)")
+    _add_precision(parser)
+    parser.set_defaults(precision="auto", verbose=1)
+    parser.add_argument("--device", help="torch device (default: a GPU if there is one)")
 
 
 def _add_kernels(commands: Any) -> None:

@@ -59,6 +59,8 @@ def _how_to_go_on(arguments: argparse.Namespace) -> str:
         runs = run_beside(arguments.out)
         if any(runs.glob(f"*/{RESUME_NAME}")):
             return f"{runs} holds the run; give the same command again to go on."
+    if arguments.command == "zoo":
+        return f"{arguments.out} holds what is done; give the same command again to go on."
     return "nothing was kept; give the command again to start anew."
 
 
@@ -235,6 +237,37 @@ def _data(arguments: argparse.Namespace) -> None:
     require_usable(reports)
 
 
+def _zoo(arguments: argparse.Namespace) -> None:
+    from defectgen import zoo
+    from defectgen.experiment import Settings
+
+    if arguments.action == "list":
+        print("\n".join(zoo.list_lines()))
+        return
+    if (arguments.name is None) != (arguments.action == "train" and arguments.all):
+        raise ConfigError(
+            "NAME: must be one of `defectgen zoo list`, or --all for train; got "
+            f"{arguments.name!r}{' and --all' if arguments.all else ''}; give one of the two"
+        )
+    if arguments.action == "show":
+        print("\n".join(zoo.show_lines(arguments.name)))
+        return
+    if arguments.data is None:
+        raise ConfigError("--data: must name the folder of the photos; got none; add --data PATH")
+    settings = Settings(
+        resolution=arguments.resolution,
+        kimg=arguments.kimg,
+        defect_kimg=arguments.defect_kimg,
+        precision=arguments.precision,
+        seed=arguments.seed,
+        device=arguments.device,
+        verbose=arguments.verbose,
+    )
+    data = Path(arguments.data)
+    names = zoo.names_for(data) if arguments.all else [arguments.name]
+    print(zoo.train(names, data, Path(arguments.out), settings))
+
+
 def _kernels(arguments: argparse.Namespace) -> None:
     from defectgen.ops import _build, _dispatch
 
@@ -254,5 +287,6 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "evaluate": _evaluate,
     "info": _info,
     "data": _data,
+    "zoo": _zoo,
     "kernels": _kernels,
 }

@@ -1,0 +1,154 @@
+"""The zoo's commands, on made-up photos in the layout of MVTec AD."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from defectgen import experiment, zoo
+from defectgen.cli import main
+from defectgen.errors import ConfigError, ImageError, WeightsError
+from defectgen.experiment import Settings
+from defectgen.registry import zoo_record
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::defectgen.errors.TrainingWarning"),
+    pytest.mark.filterwarnings("ignore::defectgen.errors.DataWarning"),
+]
+
+
+@pytest.fixture
+def mvtec(tmp_path):
+    """Two categories: eight goods and seven photos of one defect each."""
+    source = np.random.default_rng(0)
+
+    def picture(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(source.integers(90, 160, (32, 32, 3), dtype=np.uint8)).save(path)
+
+    for category, defect in (("bottle", "broken_large"), ("wood", "hole")):
+        home = tmp_path / "mvtec" / category
+        for index in range(8):
+            picture(home / f"train/good/{index:03d}.png")
+        picture(home / "test/good/000.png")
+        for index in range(7):
+            picture(home / f"test/{defect}/{index:03d}.png")
+            mask = np.zeros((32, 32), np.uint8)
+            mask[8:16, 4 + index : 16] = 255
+            path = home / f"ground_truth/{defect}/{index:03d}_mask.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(mask).save(path)
+    return tmp_path / "mvtec"
+
+
+@pytest.fixture
+def small(tiny, monkeypatch):
+    monkeypatch.setattr(experiment, "PROBE_KIMG", 0.016)
+    monkeypatch.setattr(experiment, "SAMPLES", 8)
+
+
+def run(*words):
+    return main([str(word) for word in words])
+
+
+SHORT = ("--resolution", 32, "--kimg", 0.016, "--defect-kimg", 0.016, "--device", "cpu")
+
+
+def test_list_and_show_say_what_is_published(capsys):
+    assert run("zoo", "list") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 28
+    assert sum("not published yet" in line for line in lines) == 27
+    assert run("zoo", "show", "mvtec/metal_nut") == 0
+    shown = capsys.readouterr().out
+    assert "bent, color, flip, scratch" in shown
+    assert "not published yet; defectgen zoo train mvtec/metal_nut --data PATH" in shown
+
+
+def test_published_entries_say_where_they_are(monkeypatch):
+    record = zoo_record("mvtec/wood").published_as("a" * 40, "sha256:" + "b" * 64)
+    monkeypatch.setattr(zoo, "zoo_record", lambda name: record)
+    monkeypatch.setattr(zoo, "zoo_records", lambda: {record.name: record})
+    assert next(zoo.list_lines()).endswith(record.repo_id)
+    assert f"at {'a' * 40}" in list(zoo.show_lines(record.name))[-1]
+
+
+def test_all_categories_of_a_folder_are_trained_once(small, mvtec, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "out"
+    words = ("zoo", "train", "--all", "--data", mvtec, "--out", out, *SHORT)
+    assert run(*words) == 0
+    printed = capsys.readouterr()
+    assert "about" in printed.err
+    assert "min on this machine" in printed.err
+    summary = (out / "summary.md").read_text()
+    assert summary in printed.out
+    assert [line.split("|")[1].strip() for line in summary.splitlines()[2:]] == [
+        "mvtec/bottle",
+        "mvtec/wood",
+    ]
+    report = json.loads((out / "mvtec/bottle/report.json").read_text())
+    assert report["defects"]["broken_large"]["learned"] == 5
+    config = json.loads((out / "mvtec/wood/backbone/config.json").read_text())["config"]
+    assert config["augment"]["policy"]["flip_y"] is True  # as the entry says
+
+    monkeypatch.setattr(experiment.Experiment, "_fit_backbone", None)
+    monkeypatch.setattr(experiment.Experiment, "_fit_branch", None)
+    assert run(*words) == 0  # nothing is trained again
+
+
+def test_the_folder_of_the_category_itself_will_do(mvtec):
+    record = zoo_record("mvtec/wood")
+    renamed = (mvtec / "wood").rename(mvtec.parent / "planks")
+    photos = zoo.photos_of(record, renamed)
+    assert len(photos.train_good) == 8
+    assert list(photos.defects) == ["hole"]
+
+
+def test_ranks_share_the_categories(mvtec, tmp_path, monkeypatch):
+    seen = []
+
+    class Seen:
+        def __init__(self, name, *args, **kwargs):
+            seen.append((name, kwargs["settings"].resolution))
+
+        def run(self):
+            pass
+
+    monkeypatch.setattr(zoo, "Experiment", Seen)
+    names = ["mvtec/bottle", "mvtec/wood"]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in (1, 0):
+        monkeypatch.setenv("RANK", str(rank))
+        zoo.train(names, mvtec, tmp_path / "out", Settings())
+    assert seen == [("mvtec/wood", 256), ("mvtec/bottle", 256)]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("zoo", "train"), "NAME: must be one of"),
+        (("zoo", "train", "mvtec/bottle", "--all"), "NAME: must be one of"),
+        (("zoo", "show"), "NAME: must be one of"),
+        (("zoo", "show", "mvtec/bottel"), "name: must be of the zoo"),
+        (("zoo", "train", "mvtec/bottle"), "--data: must name the folder"),
+        (("zoo", "train", "mvtec/bottle", "--data", "nowhere"), "data: must be an existing folder"),
+        (("zoo", "train", "--all", "--data", "."), "data: must hold folders named as categories"),
+    ],
+)
+def test_what_is_missing_is_one_sentence(words, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(*words) == 1
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_errors_of_python_are_those_of_the_command(mvtec, tmp_path):
+    with pytest.raises(WeightsError, match="got 'mvtec/none'"):
+        zoo.train(["mvtec/none"], mvtec, tmp_path / "out", Settings())
+    with pytest.raises(ImageError):
+        zoo.train(["mvtec/cable"], mvtec / "bottle" / "train", tmp_path / "out", Settings())
+    with pytest.raises(ConfigError, match="data: must hold folders"):
+        zoo.names_for(tmp_path)
