@@ -12,6 +12,7 @@ been measured so far is printed and written to ``--out``.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import logging
 import signal
@@ -36,6 +37,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS))
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--table", action="store_true", help="run nothing, show what there is")
     parser.add_argument("--out", type=Path, help="where the table goes, as JSON")
     return parser.parse_args()
 
@@ -47,8 +49,8 @@ def main() -> None:
 
     import torch
 
-    from benchmarks.learning_backbones import backbone_of, goods_of
-    from benchmarks.learning_fits import fit_of
+    from benchmarks.learning_backbones import backbone_folder, backbone_of, goods_of
+    from benchmarks.learning_fits import fit_folder, fit_of
     from benchmarks.learning_scores import downstream_of, scores_of
     from benchmarks.learning_sets import SETS
     from benchmarks.learning_table import Records, render
@@ -58,21 +60,24 @@ def main() -> None:
     steps = {"scores": scores_of, "downstream": downstream_of}
     names = given.sets or list(SETS)
     found: dict[tuple[str, str, str, int], tuple[dict[str, Any], Path]] = {}
-    for label in given.backbones:
-        for product in dict.fromkeys(SETS[name][0] for name in names):
-            for seed in given.seeds:
-                folder = backbone_of(product, label, seed, given.data, given.cache)
-                record = goods_of(folder, product, seed, given.data)
-                found["goods", label, product, seed] = record, folder
-                print(f"backbone {label} {product} seed {seed}: done", flush=True)
-    for label in given.recipes:
-        for name in names:
-            for seed in given.seeds:
-                folder = fit_of(name, label, seed, given.data, given.cache)
-                for part in given.parts:
-                    record = steps[part](folder, name, seed, given.data)
-                    found[part, label, name, seed] = record, folder
-                print(f"{label} {name} seed {seed}: done", flush=True)
+    products = dict.fromkeys(SETS[name][0] for name in names)
+    for label, product, seed in itertools.product(given.backbones, products, given.seeds):
+        folder = backbone_folder(product, label, seed, given.cache)
+        if given.table and not folder.with_name(folder.name + "-goods.json").is_file():
+            continue
+        backbone_of(product, label, seed, given.data, given.cache)
+        record = goods_of(folder, product, seed, given.data)
+        found["goods", label, product, seed] = record, folder
+        print(f"backbone {label} {product} seed {seed}: done", flush=True)
+    for label, name, seed in itertools.product(given.recipes, names, given.seeds):
+        folder = fit_folder(name, label, seed, given.cache)
+        for part in given.parts:
+            if given.table and not folder.with_name(f"{folder.name}-{part}.json").is_file():
+                continue
+            fit_of(name, label, seed, given.data, given.cache)
+            record = steps[part](folder, name, seed, given.data)
+            found[part, label, name, seed] = record, folder
+        print(f"{label} {name} seed {seed}: done", flush=True)
     print(render(Records(found), given.backbones, given.recipes))
     if given.out:
         records = {"/".join(map(str, key)): record for key, (record, _) in found.items()}

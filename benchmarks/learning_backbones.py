@@ -70,9 +70,14 @@ def changed(module: Any, name: str, values: dict[str, Any]) -> Iterator[None]:
         setattr(module, name, original)
 
 
+def backbone_folder(product: str, label: str, seed: int, cache: Path) -> Path:
+    """Where a backbone lies, or will."""
+    return cache / "backbones" / f"{product}-{label}-{seed}"
+
+
 def backbone_of(product: str, label: str, seed: int, data: Path, cache: Path) -> Path:
     """Folder of the backbone, trained now if it is not there."""
-    folder = cache / "backbones" / f"{product}-{label}-{seed}"
+    folder = backbone_folder(product, label, seed, cache)
     if (folder / "config.json").is_file():
         return folder
     goods, _ = load_goods(data, product)

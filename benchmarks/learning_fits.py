@@ -51,9 +51,14 @@ RECIPES = {
 }
 
 
+def fit_folder(name: str, label: str, seed: int, cache: Path) -> Path:
+    """Where a fit lies, or will."""
+    return cache / "fits" / label / f"{name.replace('/', '-')}-{seed}"
+
+
 def fit_of(name: str, label: str, seed: int, data: Path, cache: Path) -> Path:
     """Folder of the fit, made now if it is not there; its samples lie beside it."""
-    folder = cache / "fits" / label / f"{name.replace('/', '-')}-{seed}"
+    folder = fit_folder(name, label, seed, cache)
     recipe = RECIPES[label]
     below = backbone_of(SETS[name][0], recipe.backbone, seed, data, cache)
     if (folder / "config.json").is_file():

@@ -132,5 +132,5 @@ def _placed(settings: Settings) -> Settings:
     """On the GPU of this rank, unless a device was asked for."""
     local = os.environ.get("LOCAL_RANK")
     if settings.device is None and local is not None and torch.cuda.is_available():
-        return replace(settings, device=f"cuda:{int(local) % torch.cuda.device_count()}")
+        return replace(settings, device=f"cuda:{int(local)}")
     return settings

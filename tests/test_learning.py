@@ -184,3 +184,7 @@ def test_a_short_run_is_kept_and_goes_on(tiles, tiny, tmp_path, monkeypatch, cap
     learning.main()
     assert json.loads((tmp_path / "table.json").read_text()) == first
     assert "magnetic_tile/crack" in capsys.readouterr().out
+    shown = [*given, "--table", "--recipes", "default", "dfmgan", "--seeds", 0, 1]
+    monkeypatch.setattr(sys, "argv", ["learning.py", *map(str, shown)])
+    learning.main()  # what was not measured is left out, and not measured now
+    assert json.loads((tmp_path / "table.json").read_text()) == first
