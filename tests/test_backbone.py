@@ -492,3 +492,12 @@ def test_a_config_without_its_entries_is_refused_in_one_sentence(tmp_path, fitte
     path.write_text(json.dumps(content))
     with pytest.raises(WeightsError, match="^folder: every entry of config.json.*augment"):
         Backbone.from_pretrained(tmp_path / "b")
+
+
+@pytest.mark.filterwarnings("ignore::defectgen.errors.DataWarning")
+def test_one_good_image_is_learned_to_the_end(product, tiny):
+    """Snapshots are judged by distances of patches, of which one image has many."""
+    backbone = Backbone(32, kimg=0.032, batch_size=4, seed=0, device="cpu", verbose=0)
+    backbone.fit(product(1))
+    assert backbone.config_["trained_kimg"] == 0.032
+    assert "score" in backbone.history_[-1]

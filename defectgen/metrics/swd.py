@@ -59,18 +59,20 @@ def patch_distance(real: Tensor, generated: Tensor) -> float:
     from either set. It has no yardstick and serves to compare snapshots of one training.
 
     Args:
-        real: (N, C, R, R) uint8, N at least 2, R at least 7.
+        real: (N, C, R, R) uint8, N at least 1, R at least 7.
         generated: (M, C, R, R) float in [0, 1], M at least 1.
 
     Raises:
         ConfigError: there are fewer images, or they are anything else.
     """
-    _check_sets(real, generated)
-    sets = _pyramid(real.float() / 255), _pyramid((generated * 255).round() / 255)
+    _check_sets(real, generated, least=1)
+    draws = [generator(0, "patches", repetition) for repetition in range(2)]
+    chosen = [torch.randint(len(real), (len(generated),), generator=draw) for draw in draws]
+    # Of hundreds of images only those that are looked at: floats of all would fill the memory.
+    used, places = torch.unique(torch.cat(chosen), return_inverse=True)
+    sets = _pyramid(real[used].float() / 255), _pyramid((generated * 255).round() / 255)
     total = 0.0
-    for repetition in range(2):
-        draw = generator(0, "patches", repetition)
-        index = torch.randint(len(real), (len(generated),), generator=draw)
+    for draw, index in zip(draws, places.split(len(generated)), strict=True):
         for level, others in zip(*sets, strict=True):
             total += _distance(_patches(level[index], draw), _patches(others, draw), draw)
     return total / (2 * len(sets[0])) * 1000
@@ -122,7 +124,7 @@ def _distance(base: Tensor, others: Tensor, draw: torch.Generator) -> float:
     return float((first - second).abs().mean())
 
 
-def _check_sets(real: Tensor, generated: Tensor) -> None:
+def _check_sets(real: Tensor, generated: Tensor, least: int = 2) -> None:
     shape = tuple(real.shape)
     if real.ndim != 4 or real.dtype != torch.uint8 or shape[2] != shape[3] or shape[2] < PATCH:
         raise ConfigError(
@@ -134,8 +136,8 @@ def _check_sets(real: Tensor, generated: Tensor) -> None:
             f"generated: must be float images (M, C, R, R) of the size {shape[1:]} of the real "
             f"ones; got {tuple(generated.shape)} of {generated.dtype}; load both at one size"
         )
-    if len(real) < 2 or len(generated) < 1:
+    if len(real) < least or len(generated) < 1:
         raise ConfigError(
-            "real, generated: must be at least 2 real and 1 generated image; got "
+            f"real, generated: must be at least {least} real and 1 generated image; got "
             f"{len(real)} and {len(generated)}; pass more"
         )

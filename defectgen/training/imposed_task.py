@@ -149,7 +149,9 @@ class ImposedTask(DefectTask):
         source = self.state.generator
         z = draw((len(objects), self.backbone.config.z_dim), source)
         defects = self.branch.broadcast(self.branch.mapping(z, update_mean=True))
-        weights, scene = blend(z, self.defects.keys), self._scene(objects)
+        # Not the keys of `defects`, which a run resumed in another process computes anew.
+        keys = cast(CodeMapping, self.branch.mapping).keys
+        weights, scene = blend(z, keys), self._scene(objects)
         masks, example = place_masks(self.known, self.moves, weights, scene, [source])
         return self._draw(objects, defects, masks, example), masks
 

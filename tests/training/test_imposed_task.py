@@ -258,3 +258,14 @@ def test_a_branch_with_a_mask_head_is_refused(fitted_backbone, begin, defects, t
     task.branch = DefectBranch(network.config, defect_config(network.config, None))
     with pytest.raises(TypeError, match="^known: a branch with masks; got .*; use DefectTask"):
         _ = task.known
+
+
+def test_pairs_are_drawn_by_the_keys_that_a_resume_file_holds(begin, defects):
+    """Keys beside the branch are computed anew in another process, and may be others there."""
+    images, masks = defects(4)
+    first, second = (begin(images, masks.bool()) for _ in range(2))
+    second.defects.keys = torch.zeros_like(second.defects.keys)
+    for task in (first, second):
+        task.state.generator.manual_seed(3)
+    drawn = [task._fakes(6)[1] for task in (first, second)]
+    assert torch.equal(*drawn)
