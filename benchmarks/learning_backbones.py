@@ -111,9 +111,14 @@ def budget_of(folder: Path, other: Path, probe: Callable[[float], Any]) -> float
     note = folder.with_name(folder.name + "-budget.json")
     if not note.is_file():
         minutes = minutes_of(other)["processor_minutes"]
-        began = time.process_time()
-        probe(PROBE)
-        speed = PROBE * 60 / (time.process_time() - began)
+        clock = [time.process_time()]
+        for kimg in (PROBE, 2 * PROBE):
+            probe(kimg)
+            clock.append(time.process_time())
+        # The difference: without what a run costs once, and without its judged snapshots, of
+        # which a short run has as many as a long one.
+        first, both = clock[1] - clock[0], clock[2] - clock[1]
+        speed = PROBE * 60 / max(both - first, 0.1 * first)
         note.parent.mkdir(parents=True, exist_ok=True)
         record = {"kimg": round(minutes * speed, 3), "kimg_per_minute": speed, "like": other.name}
         note.write_text(json.dumps(record) + "\n", encoding="utf-8")

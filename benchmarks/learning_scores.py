@@ -71,6 +71,7 @@ def downstream_of(folder: Path, name: str, seed: int, data: Path) -> dict[str, A
         goods, test_goods = (some.images.float() / 255 for some in load_goods(data, SETS[name][0]))
         images, masks, normals = drawn(folder, seed).triplets()
         full = masks.flatten(1).any(1)  # a sample without a defect is a good part, and says so
+        full |= ~full.any()  # a dead branch: the detector is shown what there is
         pasted = copy_paste(train.images, train.masks, goods, SAMPLES, seed=seed)
         policy = DefectSynthesizer.from_pretrained(folder).backbone_.config_["augment"]["policy"]
         sources = {

@@ -31,7 +31,8 @@ SHOWN = (
 )
 NOTE = (
     f"Means over the seeds named. Intervals: {LEVEL:.0%}, {DRAWS} resamples of test images and of "
-    f"samples. Sets with fewer than {FEWEST} test images decide nothing."
+    "samples; of several seeds downstream, the means of their ends, as if all erred alike. "
+    f"Sets with fewer than {FEWEST} test images decide nothing."
 )
 
 

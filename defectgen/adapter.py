@@ -26,12 +26,13 @@ from defectgen.hub import (
     resolved,
 )
 from defectgen.networks.defect import DefectBranch
+from defectgen.placement import moves_from
 from defectgen.training.backbone_task import new_discriminator
 from defectgen.training.defect_start import new_matching
 from defectgen.weights import (
+    build_strict,
     entries_of,
     load_folder,
-    load_strict,
     save_folder,
     unclaimed,
 )
@@ -155,16 +156,17 @@ def _read_synthesizer(
         backbone = _load_backbone(found, config["backbone"], options, device)
         shape = backbone.fitted().config
         defect = DefectConfig.from_dict(config["config"]["defect"])
+        moves_from(defect.moves)  # refused here and not at the first sample
         first = defect.first_resolution
         synth = cls(backbone, preset=config["preset"], first_resolution=first, device=device)
         synth.config_ = config["config"]
-    synth.branch_ = DefectBranch(shape, defect)
-    synth.matching_ = new_matching(shape, defect)
-    synth.discriminator_ = new_discriminator(shape)
-    networks = _networks(synth)
-    unclaimed(tensors, ("codes", *networks))
-    for name, module in networks.items():
-        load_strict(module, tensors, name, str(folder))
+    unclaimed(tensors, ("codes", "branch", "matching", "discriminator"))
+    where = str(folder)
+    synth.branch_ = build_strict(lambda: DefectBranch(shape, defect), tensors, "branch", where)
+    synth.matching_ = build_strict(lambda: new_matching(shape, defect), tensors, "matching", where)
+    synth.discriminator_ = build_strict(
+        lambda: new_discriminator(shape), tensors, "discriminator", where
+    )
     synth.codes_ = {
         name.removeprefix("codes."): value
         for name, value in tensors.items()
@@ -172,9 +174,9 @@ def _read_synthesizer(
     }
     synth.backbone_, synth.backbone_digest_ = backbone, config["backbone"]["digest"]
     synth.history_ = []
-    where = next(backbone.parameters()).device
-    for module in networks.values():
-        module.to(where).requires_grad_(False).eval()
+    device_of = next(backbone.parameters()).device
+    for module in _networks(synth).values():
+        module.to(device_of).requires_grad_(False).eval()
     return synth
 
 

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 
-from defectgen import backbone_fit as steps
 from defectgen.augment.policy import AugmentPolicy
 from defectgen.config import BackboneConfig
 from defectgen.estimator import resolve_device
 from defectgen.hub import CardFacts, HubOptions, Resolved, check_push, push, resolved
+from defectgen.networks.synthesis import Generator
 from defectgen.sheet import SheetRow, contact_sheet
-from defectgen.weights import entries_of, load_folder, load_strict, save_folder, unclaimed
+from defectgen.training.backbone_task import new_discriminator
+from defectgen.weights import build_strict, entries_of, load_folder, save_folder, unclaimed
 
 if TYPE_CHECKING:
     from defectgen.backbone import Backbone
@@ -150,10 +151,11 @@ def read_backbone(
         backbone.config_ = config["config"]
     backbone.history_ = []
     unclaimed(tensors, ("generator", "discriminator"))
-    network, judge = steps.new_networks(shape, 0)
-    load_strict(network, tensors, "generator", str(folder))
-    load_strict(judge, tensors, "discriminator", str(folder))
-    backbone.generator, backbone.discriminator = network, judge
+    where = str(folder)
+    backbone.generator = build_strict(lambda: Generator(shape), tensors, "generator", where)
+    backbone.discriminator = build_strict(
+        lambda: new_discriminator(shape), tensors, "discriminator", where
+    )
     backbone.source_ = folder if found.source is None else found.source
     backbone.source_digest_ = config["digest"]
     backbone.to(resolve_device(device))

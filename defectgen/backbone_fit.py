@@ -53,7 +53,9 @@ def measure_layout(images: Tensor) -> tuple[str, str]:
     total = (values - values.mean(dim=(2, 3), keepdim=True)).square().mean()
     mean = values.mean(dim=0)
     shown = (mean - mean.mean(dim=(1, 2), keepdim=True)).square().mean()
-    share = float(shown / total.clamp_min(1e-12))
+    # A mean of n images keeps 1 / n of what they do not share: without that, few look aligned.
+    n, raw = len(values), float(shown / total.clamp_min(1e-12))
+    share = max(0.0, (n * raw - 1) / (n - 1)) if n > 1 else raw
     layout = "aligned" if share >= ALIGNED else "free" if share > TEXTURE else "texture"
     meaning = {"aligned": "a fixed pose", "free": "many poses", "texture": "a texture"}[layout]
     return layout, f"the mean image has {share:.0%} of the variance: {meaning}."

@@ -125,6 +125,7 @@ class TrainConfig(_Record):
     ada_cap: float | None = 0.8  # largest p; None: no cap, as published
     warm_learning_rate: float = 0.005
     anchor_weight: float = 0.0  # reconstruction term kept in the adversarial part
+    code_spread: float = 1.0  # of the normal codes a linear mapping begins with
     anchor_cell: int = 1  # side in pixels of the cells whose means the reconstruction compares
     texture_weight: float = 0.0  # of the texture distance in reconstruction terms
     match_weight: float = 1.0
@@ -256,7 +257,15 @@ def backbone_training(
     # discriminator sees no difference for most of the budget (docs/lab-notes.md).
     recipe = replace(recipe, learning_rate=0.002, precision=precision)
     if layout == "texture":
-        return replace(recipe, warm_kimg=round(total / 10, 3), anchor_weight=2.0, anchor_cell=8)
+        # Independent amplitudes add up to more contrast than a window has. A long game unlearns it
+        # and needs the variety; a short one has to begin with little (docs/lab-notes.md).
+        return replace(
+            recipe,
+            warm_kimg=round(total / 10, 3),
+            anchor_weight=2.0,
+            anchor_cell=8,
+            code_spread=round(min(1.0, max(0.2, total / default)), 3),
+        )
     return replace(recipe, warm_kimg=round(total * 2 / 3, 3), anchor_weight=10.0)
 
 

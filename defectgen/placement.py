@@ -13,6 +13,7 @@ from torch import Tensor
 from defectgen.augment.geometry import draw_matrices
 from defectgen.augment.policy import AugmentPolicy
 from defectgen.augment.warp import bend, warp, warp_mask, within
+from defectgen.errors import ConfigError
 from defectgen.networks.known import (
     THUMBNAIL,
     KnownDefects,
@@ -59,8 +60,16 @@ def allowed_moves(policy: AugmentPolicy, *, turned: bool) -> str:
 
 
 def moves_from(names: str) -> AugmentPolicy:
-    """The policy of `allowed_moves`."""
-    chosen = names.split(",")
+    """The policy of `allowed_moves`.
+
+    Raises:
+        ConfigError: a name is not among them.
+    """
+    chosen = [name for name in names.split(",") if name]
+    if not set(chosen) <= set(GEOMETRY):
+        raise ConfigError(
+            f"moves: must be names out of {', '.join(GEOMETRY)}; got {names!r}; fit again"
+        )
     return AugmentPolicy(**{field.name: field.name in chosen for field in fields(AugmentPolicy)})
 
 
@@ -133,7 +142,7 @@ def place_masks(
     pairs, maps = torch.cat(index).to(device), torch.cat(matrices).to(device)
     small = maps.clone()
     small[:, :2, 2] *= THUMBNAIL / side
-    signed = thumbnail(known.masks)[pairs] * 2 - 1
+    signed = thumbnail(known.masks.to(known.scenes.dtype))[pairs] * 2 - 1
     there = (warp_mask(signed, small) + 1) / 2 * within(small, THUMBNAIL)
     before, after = (signed + 1).sum((1, 2, 3)) / 2, there.sum((1, 2, 3))
     scale = maps[:, :2, :2].det().abs()  # the inverse map shrinks what the move enlarges
@@ -155,7 +164,7 @@ def place_masks(
     rank = torch.where(score <= LIKENESS, torch.arange(len(score), device=device) * 1e-6 - 1, score)
     best = rank.view(count, CANDIDATES).argmin(1) + CANDIDATES * torch.arange(count, device=device)
     pairs, maps = pairs[best], maps[best]
-    images, masks = moved_pairs(known.images[pairs], known.masks[pairs], maps, torch.cat(fields))
+    images, masks = moved_pairs(*known.pairs(pairs), maps, torch.cat(fields))
     shown = adapted(images, masks, scenes, torch.cat(contrasts).to(device))
     return Placed(masks, shown * masks)
 

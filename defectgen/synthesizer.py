@@ -193,7 +193,8 @@ class DefectSynthesizer(Evaluated, StoredSynthesizer, Parameters):
             return_normals: also return the same parts without defect.
             seed: sample i depends on seed + i only; None draws a fresh one.
             generator: draw the seed from it instead.
-            truncation_psi: 1 for the full variety, 0 for the mean part and mean defect.
+            truncation_psi: 1 for the full variety, 0 for the mean part and mean defect; known masks
+                and their places vary as before.
             batch_size: samples per forward pass; memory only, results stay within 1e-4.
 
         Returns:

@@ -30,7 +30,8 @@ class SyntheticDefects(Dataset[dict[str, Any]]):
         n: samples.
         seed: of the first one.
         label: what every sample is called, for example the number of its class.
-        truncation_psi: 1 for the full variety, 0 for the mean part and mean defect.
+        truncation_psi: 1 for the full variety, 0 for the mean part and mean defect; known masks and
+            their places vary as before.
 
     Each item is a dict: ``image`` float32 (C, R, R) in [0, 1], ``mask`` bool (1, R, R), ``label``.
 

@@ -263,3 +263,28 @@ def test_warm_start_on_a_backbone_of_another_shape_is_refused(
     assert "\n" not in str(error.value)
     synth.set_params(warm_start=False).fit(*defects(4, resolution=64))
     assert synth.sample(1, seed=0).shape == (1, 3, 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "value", "words"),
+    [
+        ("defect", "known", -3, "configuration of a network; got RuntimeError"),
+        ("defect", "known", 10**12, r"branch\.known\.masks has shape"),
+        ("defect", "moves", "scale,melt", "moves: must be names out of flip_x"),
+        ("defect", "first_resolution", 12, "first_resolution"),
+        ("backbone", "mapping_layers", 10**9, "has shape|mapping_layers: from 0 to 64"),
+        ("backbone", "channel_base", 2**50, "has shape|got RuntimeError"),
+    ],
+)
+def test_a_configuration_that_asks_for_what_is_not_there(
+    fitted_synth, tmp_path, part, field, value, words
+):
+    fitted_synth.save_pretrained(tmp_path / "s")
+    path = tmp_path / "s" / "config.json"
+    if part == "backbone":
+        path = tmp_path / "s" / "backbone" / "config.json"
+    config = json.loads(path.read_text())
+    config["config"][part][field] = value
+    path.write_text(json.dumps(config))
+    with pytest.raises(WeightsError, match=words):
+        load(tmp_path / "s")

@@ -46,6 +46,12 @@ def test_the_share_is_that_of_the_mean_image():
     assert why == "the mean image has 80% of the variance: many poses."  # 1600 of 1600 + 400
 
 
+def test_the_mean_of_few_images_is_not_taken_for_a_part():
+    """A fifth of the variance of five images of grain is left in their mean."""
+    assert measure_layout((draw(5, 1, 64, 64) * 255).byte())[0] == "texture"
+    assert measure_layout((draw(1, 1, 64, 64) * 255).byte())[0] == "aligned"  # nothing to compare
+
+
 def test_brightness_of_whole_images_does_not_count():
     part = 50 * disc(32, 32) + draw(20, 64, 64)
     images = (part + torch.linspace(0, 180, 20).view(-1, 1, 1)).unsqueeze(1).byte()

@@ -57,8 +57,9 @@ def test_moves_are_what_the_policy_grants_and_turns_on_parts():
 
 
 def test_no_moves_and_no_bending_change_nothing(known):
-    images, masks = moved_pairs(known.images, known.masks, *still(2))
-    torch.testing.assert_close(images, known.images, rtol=0, atol=1e-5)
+    before, shapes = known.pairs(torch.arange(2))
+    images, masks = moved_pairs(before, shapes, *still(2))
+    torch.testing.assert_close(images, before, rtol=0, atol=1e-5)
     assert torch.equal(masks, known.masks > 0)
 
 
@@ -181,16 +182,18 @@ def test_the_example_is_the_moved_image_in_the_exposure_of_the_scene(known):
 
 def test_a_mask_of_one_pixel_survives(known):
     masks = torch.zeros_like(known.masks)
+    images, _ = known.pairs(torch.arange(2))
     masks[:, :, 20, 31] = 1
-    known.set(masks > 0, known.images, known.images)
-    scenes = known.images[:1].expand(200, -1, -1, -1)
+    known.set(masks > 0, images, images)
+    scenes = images[:1].expand(200, -1, -1, -1)
     placed = place_masks(known, EVERYTHING, one_hot(0, 200), scenes, sources(200))
     assert placed.masks.any((1, 2, 3)).all()
 
 
 def test_a_mask_that_fills_the_picture_stays_there(known):
-    known.set(torch.ones_like(known.masks) > 0, known.images, known.images)
-    scenes = known.images[:1].expand(20, -1, -1, -1)
+    images, _ = known.pairs(torch.arange(2))
+    known.set(torch.ones_like(known.masks) > 0, images, images)
+    scenes = images[:1].expand(20, -1, -1, -1)
     moves = moves_from("flip_x,translate_int,translate_frac")
     placed = place_masks(known, moves, one_hot(0, 20), scenes, sources(20))
     # Mirrored at the border it would go on as the picture does; it may lose a fifth.

@@ -26,9 +26,10 @@ class KnownDefects(nn.Module):
     """The training pairs, and thumbnails of them without the defect.
 
     Attributes:
-        masks: (n, 1, R, R), 0 or 1.
-        images: (n, C, R, R), the training images, in [-1, 1].
-        scenes: (n, C, S, S), thumbnails of them without the defect.
+        masks: uint8 (n, 1, R, R), 0 or 1.
+        images: uint8 (n, C, R, R), the training images as they were read: what hundreds of them
+            take is kept several times while a branch learns.
+        scenes: float (n, C, S, S), thumbnails of them without the defect.
     """
 
     masks: Tensor
@@ -37,16 +38,33 @@ class KnownDefects(nn.Module):
 
     def __init__(self, count: int, channels: int, resolution: int) -> None:
         super().__init__()
-        self.register_buffer("masks", torch.zeros(count, 1, resolution, resolution))
-        self.register_buffer("images", torch.zeros(count, channels, resolution, resolution))
+        self.register_buffer("masks", torch.zeros(count, 1, resolution, resolution).byte())
+        size = count, channels, resolution, resolution
+        self.register_buffer("images", torch.zeros(size, dtype=torch.uint8))
         self.register_buffer("scenes", torch.zeros(count, channels, THUMBNAIL, THUMBNAIL))
 
     @torch.no_grad()
     def set(self, masks: Tensor, images: Tensor, backgrounds: Tensor) -> None:
-        """Remember pairs: masks (n, 1, R, R) bool, images and backgrounds (n, C, R, R)."""
+        """Remember pairs: masks (n, 1, R, R) bool, images and backgrounds (n, C, R, R) signed."""
         self.masks.copy_(masks)
-        self.images.copy_(images)
+        self.images.copy_(as_bytes(images))
         self.scenes.copy_(thumbnail(backgrounds))
+
+    def holds(self, masks: Tensor, images: Tensor) -> bool:
+        """Whether these are the pairs: to the byte, so that no device's rounding decides."""
+        own = self.images.shape == images.shape and self.masks.shape == masks.shape
+        same = own and torch.equal(self.images, as_bytes(images))
+        return same and torch.equal(self.masks > 0, masks)
+
+    def pairs(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (N, C, R, R) in [-1, 1] and masks (N, 1, R, R), 0 or 1, of these pairs."""
+        dtype = self.scenes.dtype
+        return self.images[index].to(dtype) / 127.5 - 1, self.masks[index].to(dtype)
+
+
+def as_bytes(images: Tensor) -> Tensor:
+    """[-1, 1] -> uint8, exact for what was read from bytes."""
+    return ((images + 1) * 127.5).round().clamp(0, 255).byte()
 
 
 def thumbnail(images: Tensor) -> Tensor:

@@ -6,8 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from defectgen.errors import ConfigError
 from defectgen.networks.layers import Linear
 
+#: A mapping network of more layers is none that anybody trained.
+MAX_LAYERS = 64
 #: Decay of the running mean of w, per training forward pass.
 W_DECAY = 0.995
 
@@ -19,7 +22,7 @@ SHARPNESS = 12.0
 def blend(z: Tensor, keys: Tensor) -> Tensor:
     """How much of each code is in z: softmax(beta * <key_i, z>), (N, Z), (n, Z) -> (N, n).
 
-    z is scaled to length sqrt(Z); keys are unit rows.
+    z is scaled to length sqrt(Z); keys are rows of one length, which sharpens as beta does.
     """
     z = F.normalize(z, dim=1) * z.shape[1] ** 0.5
     return torch.softmax(SHARPNESS * (z @ keys.t()), dim=1)
@@ -33,7 +36,7 @@ class CodeMapping(nn.Module):
 
     Attributes:
         table: (n, W), one learned code for each training image.
-        keys: (n, Z), fixed unit rows: images that look alike have keys that lie close.
+        keys: (n, Z), fixed, of one length: images that look alike have keys that lie close.
         w_avg: as of `MappingNetwork`.
     """
 
@@ -69,6 +72,10 @@ class MappingNetwork(nn.Module):
     def __init__(self, z_dim: int, w_dim: int, layers: int) -> None:
         super().__init__()
         self.z_dim = z_dim
+        if not 0 <= layers <= MAX_LAYERS:
+            raise ConfigError(
+                f"mapping_layers: from 0 to {MAX_LAYERS}; got {layers}; take 2, or 8 for variety"
+            )
         sizes, act = [z_dim] + [w_dim] * max(1, layers), "lrelu" if layers else "linear"
         self.layers = nn.ModuleList(
             Linear(a, b, act=act, lr_mult=0.01) for a, b in zip(sizes, sizes[1:], strict=False)

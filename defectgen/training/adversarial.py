@@ -28,15 +28,16 @@ class Codes(nn.Module):
 
     Attributes:
         table: (n, W), learned.
-        keys: (n, Z), fixed: unit rows, or with `linear` scores of unit variance.
-        linear: codes follow one normal distribution instead of lying near each other in groups.
+        keys: (n, Z), fixed: unit rows, or with a spread scores of unit variance.
+        spread: codes follow one normal distribution, so many times as wide as their own; None: they
+            lie near each other in groups.
     """
 
     keys: Tensor
 
-    def __init__(self, table: Tensor, keys: Tensor, *, linear: bool = False) -> None:
+    def __init__(self, table: Tensor, keys: Tensor, *, spread: float | None = None) -> None:
         super().__init__()
-        self.linear = linear
+        self.spread = spread
         self.table = nn.Parameter(table.clone())
         self.register_buffer("keys", keys.clone())
 
@@ -62,11 +63,11 @@ class Codes(nn.Module):
         """softmax(beta * <key_i, z>) @ table: the code nearest to z, mixed with its neighbors.
 
         z (N, Z) is scaled to length sqrt(Z); the result (N, W) is what the mapping network has to
-        give for z, if fresh z are to fall where the synthesis has learned to draw. With `linear`
-        mean(table) + z @ (keys^T table) / n: as normally distributed as the codes are.
+        give for z, if fresh z are to fall where the synthesis has learned to draw. With a spread
+        mean(table) + spread * z @ (keys^T table) / n.
         """
-        if self.linear:
-            z = F.normalize(z, dim=1) * z.shape[1] ** 0.5
+        if self.spread is not None:
+            z = self.spread * F.normalize(z, dim=1) * z.shape[1] ** 0.5
             mean = self.table.mean(dim=0)
             return mean + z @ (self.keys.t() @ (self.table - mean)) / len(self.table)
         return blend(z, self.keys) @ self.table

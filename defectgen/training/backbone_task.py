@@ -20,6 +20,10 @@ from defectgen.training.phases import Batch, Phase, lazy_adam, lazy_phase, warm_
 from defectgen.training.state import TrainState
 
 
+#: Keys of a backbone's codes are so long: between two poses lies none, so one of them is taken.
+KEY_LENGTH = 3.0
+
+
 def new_discriminator(config: BackboneConfig) -> Discriminator:
     """The discriminator of a backbone: mirrored widths."""
     return Discriminator(
@@ -76,11 +80,11 @@ class BackboneTask:
     def _codes(self, source: torch.Generator) -> Codes:
         """One code per image, where the principal components put it."""
         config, mapping = self.network.config, self.network.mapping
-        linear = config.mapping_layers == 0
+        linear = config.mapping_layers == 0 and not isinstance(mapping, CodeMapping)
         starts = principal_codes(self.images, config.w_dim, config.z_dim, source, linear=linear)
         if isinstance(mapping, CodeMapping):
-            return Codes.of(mapping, *starts)
-        return Codes(*starts, linear=linear)
+            return Codes.of(mapping, starts[0], KEY_LENGTH * starts[1])
+        return Codes(*starts, spread=self.config.code_spread if linear else None)
 
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
         c, g = self.config, self.network

@@ -39,7 +39,7 @@ class ImposedTask(DefectTask):
         self.moves = moves_from(self.branch.config.moves)
         mapping, known = cast(CodeMapping, self.branch.mapping), self.known
         starts, keys = defect_codes(self.backbone, self.images, self.masks, source)
-        if torch.equal(known.images, self.images) and torch.equal(known.masks > 0, self.masks):
+        if known.holds(self.masks, self.images):
             starts, keys = mapping.table.detach(), mapping.keys  # goes on with these pairs
         self.defects = Codes.of(mapping, starts, keys)
         objects = object_codes(self.backbone, self.images, self.masks, source)

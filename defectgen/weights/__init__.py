@@ -10,7 +10,7 @@ from defectgen.weights.folder import (
 )
 from defectgen.weights.header import MAX_FILE_BYTES, check_header
 from defectgen.weights.migrations import FORMAT_VERSION, MIGRATIONS
-from defectgen.weights.module import load_strict, unclaimed
+from defectgen.weights.module import build_strict, load_strict, unclaimed
 from defectgen.weights.resume import load_resume, save_resume
 from defectgen.weights.values import tensor_digest
 
@@ -20,6 +20,7 @@ __all__ = [
     "MAX_FILE_BYTES",
     "MIGRATIONS",
     "TENSOR_FILE",
+    "build_strict",
     "check_header",
     "entries_of",
     "load_folder",

@@ -15,7 +15,7 @@ Migration = Callable[[dict[str, Any], dict[str, Tensor]], tuple[dict[str, Any], 
 _NEW_IN_2: dict[str, dict[str, Any]] = {
     "backbone": {"mapping_codes": 0, "base_components": 0},
     "defect": {"known": 0, "moves": ""},
-    "training": {"precision": "fp32", "anchor_cell": 1, "texture_weight": 0.0},
+    "training": {"precision": "fp32", "anchor_cell": 1, "texture_weight": 0.0, "code_spread": 1.0},
 }
 
 

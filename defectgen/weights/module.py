@@ -2,12 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
 
-from defectgen.errors import WeightsError
+from defectgen.errors import ConfigError, WeightsError
 from defectgen.weights.values import listed
+
+_M = TypeVar("_M", bound=nn.Module)
+
+
+def build_strict(
+    make: Callable[[], _M], tensors: Mapping[str, Tensor], prefix: str, source: str
+) -> _M:
+    """Build a module and load it as `load_strict` does; what does not fit takes no memory.
+
+    A configuration is only text: it may ask for any size, the tensors are what is there.
+
+    Args:
+        make: Builds the module; called twice, first without memory for its values.
+        tensors: As for `load_strict`, and so the rest.
+
+    Raises:
+        WeightsError: as `load_strict`, or a size of the configuration is none.
+    """
+    try:
+        with torch.device("meta"):
+            sketch = make()
+    except (ConfigError, RuntimeError, ValueError, OverflowError, ZeroDivisionError) as error:
+        raise WeightsError(
+            f"{source}: must have a configuration of a network; got {type(error).__name__}: {error}"
+            "; save or download it again"
+        ) from error
+    _check_fits(sketch, tensors, prefix, source)
+    module = make()
+    load_strict(module, tensors, prefix, source)
+    return module
 
 
 def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str, source: str) -> None:
@@ -23,6 +55,13 @@ def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str, s
         WeightsError: names are missing or not expected, or shapes or kinds of number differ; one
             message for all. Nothing has been loaded then.
     """
+    module.load_state_dict(_check_fits(module, tensors, prefix, source), strict=True)
+
+
+def _check_fits(
+    module: nn.Module, tensors: Mapping[str, Tensor], prefix: str, source: str
+) -> dict[str, Tensor]:
+    """The tensors of a module by their names in it, if they are all and no more."""
     start = f"{prefix}." if prefix else ""
     given = {key[len(start) :]: tensors[key] for key in tensors if key.startswith(start)}
     wanted = module.state_dict()
@@ -40,7 +79,7 @@ def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str, s
             f"{len(problems)} difference(s): {listed(problems)}; check that weights and "
             "configuration belong together"
         )
-    module.load_state_dict(given, strict=True)
+    return given
 
 
 def unclaimed(

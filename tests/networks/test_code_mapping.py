@@ -69,8 +69,10 @@ def test_a_linear_blend_has_the_mean_and_covariance_of_the_codes():
     starts, keys = principal_codes(images, 40, 29, torch.Generator().manual_seed(0), linear=True)
     torch.testing.assert_close(keys.t() @ keys / 30, torch.eye(29), rtol=0, atol=1e-3)
     table = keys @ normal(29, 6, seed=5) + 2.0
-    codes = Codes(table, keys, linear=True)
+    codes = Codes(table, keys, spread=1.0)
     w = codes.blend(normal(40000, 29, seed=6)).detach()
     torch.testing.assert_close(w.mean(0), table.mean(0), rtol=0, atol=0.15)
     torch.testing.assert_close(w.T.cov(), table.T.cov(correction=0), rtol=0.1, atol=1.0)
     assert starts.shape == (30, 40)
+    narrow = Codes(table, keys, spread=0.2).blend(normal(40000, 29, seed=6)).detach()
+    torch.testing.assert_close(narrow - w.mean(0), 0.2 * (w - w.mean(0)), rtol=0, atol=0.1)

@@ -91,13 +91,19 @@ def test_a_mask_without_surroundings_keeps_its_exposure():
 def test_known_pairs_are_saved_with_the_weights():
     known = KnownDefects(2, 1, SIDE)
     masks = torch.cat([square(2, 8), square(20, 30)])
-    images = torch.rand(2, 1, SIDE, SIDE)
+    images = torch.randint(256, (2, 1, SIDE, SIDE)) / 127.5 - 1
     known.set(masks, images, images * 0)
     other = KnownDefects(2, 1, SIDE)
     other.load_state_dict(known.state_dict())
     assert torch.equal(other.masks > 0, masks)
-    assert torch.equal(other.images, images)
+    assert torch.equal(other.pairs(torch.arange(2))[0], images)
+    assert other.images.dtype == other.masks.dtype == torch.uint8
     assert not other.scenes.any()
+    # As another device might round them: the same pairs; one level brighter: others.
+    assert other.holds(masks, images + 1e-6)
+    assert not other.holds(masks, images + 1 / 127.5)
+    assert not other.holds(~masks, images)
+    assert not other.holds(masks[:1], images[:1])
 
 
 def test_what_lies_outside_does_not_shine_into_cut_cells():

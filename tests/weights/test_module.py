@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from defectgen.errors import WeightsError
-from defectgen.weights import load_strict, unclaimed
+from defectgen.weights import build_strict, load_strict, unclaimed
 
 
 @pytest.fixture
@@ -80,3 +80,24 @@ def test_unclaimed_names_what_nobody_loads():
         unclaimed(tensors, ("g", "d"))
     with pytest.raises(WeightsError, match=r"here: .*got d\.a, g\.a, gx\.a"):
         unclaimed(tensors, (), "here")
+
+
+def test_a_module_is_built_only_if_its_shapes_are_those_of_the_tensors(module):
+    tensors = named(module)
+    built = build_strict(lambda: nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)), tensors, "g", "x")
+    assert bool((built[0].weight == 1).all())
+    calls = []
+
+    def huge():
+        calls.append(1)
+        return nn.Sequential(nn.Linear(10**7, 10**6), nn.BatchNorm1d(2))  # 40 TB
+
+    with pytest.raises(WeightsError, match=r"^x: .*g\.0\.weight has shape"):
+        build_strict(huge, tensors, "g", "x")
+    assert calls == [1]
+
+
+@pytest.mark.parametrize("size", [-3, 2**62])
+def test_a_size_that_is_none_is_one_sentence(module, size):
+    with pytest.raises(WeightsError, match="^x: must have a configuration of a network; got "):
+        build_strict(lambda: nn.Linear(size, 2**10), named(module), "g", "x")
