@@ -6,66 +6,17 @@ data, into complete configurations. There is no default outside this file.
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
 
-from defectgen.checks import check_fields
 from defectgen.errors import ConfigError
+from defectgen.records import Record
 
 #: The published preset: widths, losses, gate and augmentation of DFMGAN (AAAI 2023).
 PRESETS = ("dfmgan",)
 
-_R = TypeVar("_R", bound="_Record")
-
-
-class _Record:
-    """Strict conversion to and from plain dictionaries (JSON)."""
-
-    def __post_init__(self) -> None:
-        """Numbers of numpy become plain ones: only those can be saved."""
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
-            value = getattr(self, field.name)
-            if hasattr(value, "item"):
-                object.__setattr__(self, field.name, value.item())
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain types."""
-        return dataclasses.asdict(self)  # type: ignore[call-overload, no-any-return]
-
-    @classmethod
-    def from_dict(cls: type[_R], values: dict[str, Any]) -> _R:
-        """Build from a dictionary; every field must be there and no other.
-
-        Raises:
-            ConfigError: naming the missing and the unknown fields, or the field of a wrong type.
-        """
-        fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-        check_fields(cls.__name__, fields, values)
-        for name, value in values.items():
-            _check_type(cls.__name__, name, value, str(fields[name].type))
-        return cls(**values)
-
-
-def _check_type(owner: str, name: str, value: Any, annotation: str) -> None:
-    kinds: dict[str, tuple[type, ...]] = {
-        "int": (int,),
-        "float": (int, float),
-        "bool": (bool,),
-        "str": (str,),
-        "None": (type(None),),
-    }
-    allowed = tuple(k for part in annotation.split(" | ") for k in kinds[part])
-    good = isinstance(value, allowed) and (bool in allowed or not isinstance(value, bool))
-    if not good:
-        raise ConfigError(
-            f"{owner}.{name}: of type {annotation}; got {value!r}; "
-            "use a file this version has written."
-        )
-
 
 @dataclass(frozen=True, kw_only=True)
-class BackboneConfig(_Record):
+class BackboneConfig(Record):
     """Shape of generator and discriminator (DFMGAN fact sheet, section 1)."""
 
     resolution: int  # pixels, a power of two
@@ -87,7 +38,7 @@ class BackboneConfig(_Record):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DefectConfig(_Record):
+class DefectConfig(Record):
     """Shape of the defect branch and of the matching discriminator (section 2)."""
 
     first_resolution: int  # lowest manipulated resolution
@@ -101,7 +52,7 @@ class DefectConfig(_Record):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(_Record):
+class TrainConfig(Record):
     """Every number of a training run; resolved once, saved with the result."""
 
     kimg: float  # thousands of training images shown, all phases together

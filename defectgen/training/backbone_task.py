@@ -19,7 +19,6 @@ from defectgen.training.adversarial import Codes, Critic, draw, fit_mapping, pri
 from defectgen.training.phases import Batch, Phase, lazy_adam, lazy_phase, warm_adam
 from defectgen.training.state import TrainState
 
-
 #: Keys of a backbone's codes are so long: between two poses lies none, so one of them is taken.
 KEY_LENGTH = 3.0
 

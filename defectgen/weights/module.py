@@ -23,7 +23,9 @@ def build_strict(
 
     Args:
         make: Builds the module; called twice, first without memory for its values.
-        tensors: As for `load_strict`, and so the rest.
+        tensors: As for `load_strict`.
+        prefix: Likewise.
+        source: Likewise.
 
     Raises:
         WeightsError: as `load_strict`, or a size of the configuration is none.

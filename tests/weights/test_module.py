@@ -84,7 +84,9 @@ def test_unclaimed_names_what_nobody_loads():
 
 def test_a_module_is_built_only_if_its_shapes_are_those_of_the_tensors(module):
     tensors = named(module)
-    built = build_strict(lambda: nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)), tensors, "g", "x")
+    built = build_strict(
+        lambda: nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)), tensors, "g", "x"
+    )
     assert bool((built[0].weight == 1).all())
     calls = []
 
