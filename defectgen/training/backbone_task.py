@@ -20,7 +20,7 @@ from defectgen.training.phases import Batch, Phase, lazy_adam, lazy_phase, warm_
 from defectgen.training.state import TrainState
 
 #: Keys of a backbone's codes are so long: between two poses lies none, so one of them is taken.
-KEY_LENGTH = 3.0
+KEY_LENGTH = 6.0
 
 
 def new_discriminator(config: BackboneConfig) -> Discriminator:
