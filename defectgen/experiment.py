@@ -143,10 +143,10 @@ class Experiment:
         _write(self.folder / SETTINGS, json.dumps(self.record(), indent=1) + "\n")
         cost = self._kept("cost.json", self.estimate)
         say(cost_line(self.name, cost), self.settings.verbose)
-        backbone = self._backbone()
+        backbone = self.backbone()
         rows = {}
         for defect in self.splits:
-            synth = self._branch(backbone, defect)
+            synth = self.branch(backbone, defect)
             rows[defect] = self._kept(f"{slug(defect)}.json", partial(self._scores, synth, defect))
         self._pictures(backbone)
         found = {
@@ -233,14 +233,16 @@ class Experiment:
         )
         return synth.fit(pairs.images, pairs.masks, resume=run_dir is not None)
 
-    def _backbone(self) -> Backbone:
+    def backbone(self) -> Backbone:
+        """The backbone of the folder, trained if it is not there."""
         folder = self.folder / "backbone"
         if not (folder / "config.json").is_file():
             run_dir = self.folder / "backbone-run"
             self._fit_backbone(self.settings.kimg, run_dir).save_pretrained(folder)
         return Backbone.from_pretrained(folder, device=self.settings.device)
 
-    def _branch(self, backbone: Backbone, defect: str) -> DefectSynthesizer:
+    def branch(self, backbone: Backbone, defect: str) -> DefectSynthesizer:
+        """The branch of the folder, trained on the backbone if it is not there."""
         folder = self.folder / slug(defect)
         if not (folder / "config.json").is_file():
             run_dir = folder.with_name(folder.name + "-run")
@@ -271,7 +273,7 @@ class Experiment:
         seed, rows = self.settings.seed, [SheetRow("good photos", self.goods.images[:COLUMNS])]
         rows.append(SheetRow("good samples", backbone.sample(COLUMNS, seed=seed)))
         for defect, (learned, test) in self.splits.items():
-            synth = self._branch(backbone, defect)
+            synth = self.branch(backbone, defect)
             images, masks = synth.sample(2 * COLUMNS, return_masks=True, seed=seed)
             for title, pairs in (("real, learned", learned), ("real, unseen", test)):
                 some = slice(COLUMNS)

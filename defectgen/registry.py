@@ -50,6 +50,11 @@ def use_zoo(path: Path) -> Iterator[None]:
         _list.reset(token)
 
 
+def zoo_path() -> Path:
+    """The list in use."""
+    return _list.get()
+
+
 def slug(defect: str) -> str:
     """Name of a folder for a type of defect: VisA's have spaces."""
     return re.sub(r"[^A-Za-z0-9]+", "_", defect).strip("_")
