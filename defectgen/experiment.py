@@ -43,6 +43,7 @@ class Settings:
         kimg: budget of the backbone.
         defect_kimg: budget of each branch.
         precision: as of `Backbone`.
+        samples: how many are scored; None takes 200.
         seed: of everything.
         device: torch device.
         verbose: as of `Backbone`.
@@ -52,6 +53,7 @@ class Settings:
     kimg: float | None = None
     defect_kimg: float | None = None
     precision: str = "auto"
+    samples: int | None = None
     seed: int = 0
     device: str | None = None
     verbose: int = 1
@@ -102,9 +104,9 @@ class Experiment:
         augment: tuple[str, ...] | None = None,
         settings: Settings,
     ) -> None:
-        side = settings.resolution or RESOLUTION
+        side, count = settings.resolution or RESOLUTION, settings.samples or SAMPLES
         self.name, self.folder = name, folder
-        self.settings = replace(settings, resolution=side)
+        self.settings = replace(settings, resolution=side, samples=count)
         self.channels, self.operations = channels, augment
         self.augment: str | AugmentPolicy = "auto"
         if augment is not None:
@@ -258,7 +260,7 @@ class Experiment:
             test.images,
             test.masks,
             training=(learned.images, learned.masks),
-            n=SAMPLES,
+            n=self.settings.samples or SAMPLES,
             seed=self.settings.seed,
         )
 

@@ -92,8 +92,9 @@ def publish(
     check_finished(experiment, record, data)
     backbone = checked_weights(experiment, record)
     goods, seed = experiment.goods, settings.seed
+    count = experiment.settings.samples or SAMPLES
     scores = _Scores(
-        evaluate_backbone(backbone, goods, extractor, n=SAMPLES, seed=seed),
+        evaluate_backbone(backbone, goods, extractor, n=count, seed=seed),
         {
             defect: experiment.evaluate(experiment.branch(backbone, defect), defect)
             for defect in experiment.splits

@@ -58,7 +58,9 @@ def begun_settings(record: ZooRecord, data: Path, folder: Path, device: str | No
     """
     try:
         begun: dict[str, Any] = json.loads(read_text(folder / SETTINGS, _MAX_BYTES))
-        numbers = {key: begun[key] for key in ("kimg", "defect_kimg", "precision", "seed")}
+        numbers = {
+            key: begun[key] for key in ("kimg", "defect_kimg", "precision", "samples", "seed")
+        }
         found = {key: begun[key] for key in ("name", "resolution", "channels", "augment")}
     except FileNotFoundError as error:
         raise _unfinished(record, data, folder, [SETTINGS]) from error

@@ -54,11 +54,11 @@ def trained(shrink, tmp_path_factory):
     root = tmp_path_factory.mktemp("zoo")
     write_photos(root / "mvtec/bottle")
     (root / "zoo.json").write_bytes(ZOO_FILE.read_bytes())
-    settings = Settings(kimg=0.016, defect_kimg=0.016, precision="fp32", device="cpu", verbose=0)
+    short = {"kimg": 0.016, "defect_kimg": 0.016, "samples": 8, "precision": "fp32"}
+    settings = Settings(**short, device="cpu", verbose=0)
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         shrink(patch)
-        patch.setattr(experiment, "SAMPLES", 8)
         with use_zoo(root / "zoo.json"):
             write_record(replace(zoo_record(NAME), resolution=32))
             zoo.train([NAME], root / "mvtec", root / "out", settings)
@@ -101,8 +101,6 @@ def world(hub, trained, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     for module in ("evaluation", "publish"):
         monkeypatch.setattr(f"defectgen.{module}.find_extractor", Patches)
-    monkeypatch.setattr(experiment, "SAMPLES", 8)
-    monkeypatch.setattr("defectgen.publish.SAMPLES", 8)
     root = tmp_path / "world"
     shutil.copytree(trained, root)
     for defect in TYPES:  # a branch knows its backbone by its path
