@@ -74,7 +74,7 @@ def run_seconds(state: TrainState, phases: Sequence[Phase], batch: Batch) -> flo
     """Seconds that a run will take: of each phase one step, times the iterations it is due in.
 
     So lazy terms count once in their interval, and a reconstruction only while it lasts. Each step
-    is taken once before its clock starts. Snapshots and their scores are left out.
+    is taken once before its clock starts. Preparations, snapshots and their scores are left out.
 
     Args:
         state: at the beginning of the run; its networks are changed.
@@ -85,6 +85,8 @@ def run_seconds(state: TrainState, phases: Sequence[Phase], batch: Batch) -> flo
         TrainingError: a loss is not finite.
     """
     total = 0.0
+    # Images are warped at any probability but the 0 at which a run begins.
+    state.ada.p = 0.5
     with in_precision(state.config.precision), kept_memory():
         for phase in phases:
             _step(state, phase, batch)

@@ -120,6 +120,7 @@ def test_seconds_of_a_step_count_as_often_as_the_loop_takes_it(small, tmp_path, 
 
     def whole(state, phases, batch):
         found.append(seconds(state, phases, batch))
+        assert state.ada.p == 0.5  # images are warped while the clock runs
         assert set(taken.values()) == {2}  # once before the clock starts
         taken.clear()
         loop.run(state, lambda _: batch, phases, tick_images=800)

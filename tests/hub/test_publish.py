@@ -16,7 +16,7 @@ from PIL import Image
 from defectgen import Backbone, ConfigError, DefectSynthesizer, WeightsError, experiment, zoo
 from defectgen.cli import main
 from defectgen.experiment import Settings
-from defectgen.publish import Terms, publish
+from defectgen.publish import Terms, publish, repository
 from defectgen.registry import ZOO_FILE, use_zoo, write_record, zoo_record
 
 NAME, BASE = "mvtec/bottle", "tester/mvtec-bottle"
@@ -328,3 +328,20 @@ def test_the_command_asks_for_what_it_needs(world, hub, capsys, drop, words):
     assert main(["zoo", "publish", NAME, *flat]) == 1
     assert words in capsys.readouterr().err
     assert hub.log == []
+
+
+def test_an_interrupt_says_that_the_list_is_as_it_was(world, capsys, monkeypatch):
+    def stopped(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("defectgen.publish.publish", stopped)
+    words = ("--data", world.data, "--from", world.folder, "--license", LICENSE)
+    assert main([str(word) for word in ("zoo", "publish", NAME, *words)]) == 130
+    assert "interrupted; the list is as it was" in capsys.readouterr().err
+
+
+def test_the_repository_that_is_meant():
+    record = zoo_record(NAME)
+    assert repository(record, None, None) == "defectgen/mvtec-bottle"
+    assert repository(record, "acme", None) == "acme/mvtec-bottle"
+    assert repository(record, None, "acme/b") == "acme/b"
