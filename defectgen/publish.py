@@ -128,8 +128,8 @@ def _push(
         if not pushed:
             raise
         raise WeightsError(
-            f"{error}; the list is as it was, and what was pushed before, {', '.join(pushed)}, "
-            "is a commit that no entry names: give the command again"
+            f"{error}; the list is as it was, so that no entry names what was pushed before "
+            f"({', '.join(pushed)}): give the command again"
         ) from error
     return entry
 
