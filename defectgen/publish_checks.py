@@ -79,8 +79,8 @@ def begun_settings(record: ZooRecord, data: Path, folder: Path, device: str | No
         if found[field] != value:
             raise ConfigError(
                 f"folder: must be of the experiment of {record.name}, whose {field} is {value!r}; "
-                f"got one with {found[field]!r} in {str(folder)!r}; "
-                f"{_command(record, data, folder)} in another folder, without options"
+                f"got one with {found[field]!r} in {str(folder)!r}; pass its folder, or train it "
+                f"as the entry says: `defectgen zoo train {record.name} --data {data}`"
             )
     return Settings(resolution=record.resolution, device=device, verbose=0, **numbers)
 

@@ -263,3 +263,24 @@ def test_warm_start_on_a_backbone_of_another_shape_is_refused(
     assert "\n" not in str(error.value)
     synth.set_params(warm_start=False).fit(*defects(4, resolution=64))
     assert synth.sample(1, seed=0).shape == (1, 3, 64, 64)
+
+
+# -- moved together with its backbone ---
+
+
+def test_both_folders_may_move_together(on_folder, home, tmp_path):
+    on_folder.save_pretrained(tmp_path / "s")
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("s", "home"):
+        (tmp_path / name).rename(tmp_path / "elsewhere" / name)
+    assert_same_samples(load(tmp_path / "elsewhere/s"), on_folder)
+
+
+def test_another_backbone_beside_it_is_refused(on_folder, home, stranger, tmp_path):
+    on_folder.save_pretrained(tmp_path / "s")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "s").rename(tmp_path / "elsewhere/s")
+    shutil.rmtree(home)
+    stranger.save_pretrained(tmp_path / "elsewhere/home")
+    with pytest.raises(WeightsError, match="^backbone: the weights this branch was trained on"):
+        load(tmp_path / "elsewhere/s")

@@ -103,9 +103,9 @@ def world(hub, trained, tmp_path, monkeypatch):
         monkeypatch.setattr(f"defectgen.{module}.find_extractor", Patches)
     root = tmp_path / "world"
     shutil.copytree(trained, root)
-    for defect in TYPES:  # a branch knows its backbone by its path
+    for defect in TYPES:  # as if the experiment had come from another machine
         config = root / "out/mvtec/bottle" / defect / "config.json"
-        config.write_text(config.read_text().replace(str(trained), str(root)))
+        config.write_text(config.read_text().replace(str(trained), "/another/machine"))
     return World(root)
 
 
