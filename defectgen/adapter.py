@@ -215,4 +215,7 @@ def _beside(found: Resolved, source: str) -> Path:
             f"{source!r}; restore the config.json that save_pretrained wrote"
         )
     # A relative source is relative to the synthesizer's own folder.
-    return found.folder / source
+    path = found.folder / source
+    # An experiment that was moved as a whole; the digest tells whether it is the right one.
+    moved = found.folder.resolve().parent / path.name
+    return moved if moved.is_dir() and not path.is_dir() else path

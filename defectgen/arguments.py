@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from defectgen import __version__
+from defectgen.arguments_hub import add_push_arguments, add_revision, add_zoo_arguments
 from defectgen.files import run_beside
 
 
@@ -20,7 +21,7 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"defectgen {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     adders = (_add_demo, _add_backbone, _add_fit, _add_sample, _add_evaluate, _add_info)
-    for add in (*adders, _add_data, _add_zoo, _add_kernels):
+    for add in (*adders, _add_push, _add_data, _add_zoo, _add_kernels):
         add(commands)
     return parser
 
@@ -81,7 +82,10 @@ def _add_fit(commands: Any) -> None:
         "  defectgen fit models/product photos/scratch photos/scratch_masks --out models/scratch2 "
         "\\\n      --warm-start models/scratch --kimg 10",
     )
-    parser.add_argument("backbone", metavar="BACKBONE", help="folder or repository of the backbone")
+    parser.add_argument(
+        "backbone", metavar="BACKBONE", help="folder, name of the zoo or repository of the backbone"
+    )
+    add_revision(parser)
     parser.add_argument("defect_imgs", metavar="DEFECT_IMGS", help="folder of defect photos")
     parser.add_argument("masks", metavar="MASKS", help="folder of their masks, paired by name")
     parser.add_argument(
@@ -132,6 +136,13 @@ def _add_precision(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model", metavar="MODEL", help="folder, name of the zoo or repository of a synthesizer"
+    )
+    add_revision(parser)
+
+
 def _add_sample(commands: Any) -> None:
     parser = _command(
         commands,
@@ -141,9 +152,7 @@ def _add_sample(commands: Any) -> None:
         "  defectgen sample models/scratch -n 8 --out out/few --normals --seed 1\n"
         "  defectgen sample models/scratch -n 200 --out out/part --format mvtec --normals",
     )
-    parser.add_argument(
-        "model", metavar="MODEL", help="folder or repository of a fitted synthesizer"
-    )
+    _add_model(parser)
     parser.add_argument("-n", type=int, required=True, metavar="N", help="how many pairs")
     parser.add_argument("--out", required=True, metavar="DIR", help="new or empty folder")
     parser.add_argument("--seed", type=int, help="sample i has the seed SEED + i (default: drawn)")
@@ -180,9 +189,7 @@ def _add_evaluate(commands: Any) -> None:
         "  defectgen evaluate models/scratch test/scratch test/masks --training photos/scratch "
         "photos/masks --json scores.json",
     )
-    parser.add_argument(
-        "model", metavar="MODEL", help="folder or repository of a fitted synthesizer"
-    )
+    _add_model(parser)
     parser.add_argument("real_imgs", metavar="REAL_IMGS", help="folder of real defects")
     parser.add_argument("real_masks", metavar="REAL_MASKS", help="folder of their masks")
     parser.add_argument(
@@ -202,10 +209,24 @@ def _add_info(commands: Any) -> None:
     parser = _command(
         commands,
         "info",
-        "Say what a weights folder holds, and check that it is whole.",
-        "  defectgen info models/scratch",
+        "Say what weights are, and check that they are whole.",
+        "  defectgen info models/scratch\n  defectgen info acme/casting --revision v1\n"
+        "  defectgen info demo",
     )
-    parser.add_argument("folder", metavar="FOLDER", help="weights folder")
+    parser.add_argument("name", metavar="NAME", help="folder, name of the zoo, or repository")
+    add_revision(parser)
+
+
+def _add_push(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "push",
+        "Publish a weights folder with a model card; HF_TOKEN in the environment lets you.",
+        "  defectgen push models/scratch acme/scratch --license other\n"
+        "  defectgen push models/product acme/product --license cc-by-4.0 --no-private "
+        '\\\n      --training-data "300 photos of castings, by Acme, free to share."',
+    )
+    add_push_arguments(parser)
 
 
 def _add_data(commands: Any) -> None:
@@ -238,25 +259,14 @@ def _add_zoo(commands: Any) -> None:
     parser = _command(
         commands,
         "zoo",
-        "MVTec AD and VisA, category by category: what is known, and the whole experiment.",
+        "MVTec AD and VisA, category by category: what is known, trained, published.",
         "  defectgen zoo list\n  defectgen zoo show mvtec/bottle\n"
         "  defectgen zoo train mvtec/bottle --data mvtec --out out/zoo\n"
-        "  torchrun --nproc-per-node 4 -m defectgen zoo train --all --data mvtec",
+        "  torchrun --nproc-per-node 4 -m defectgen zoo train --all --data mvtec\n"
+        "  defectgen zoo publish mvtec/bottle --data mvtec --from out/zoo/mvtec/bottle "
+        "--license cc-by-nc-sa-4.0",
     )
-    parser.add_argument("action", choices=("list", "show", "train"), help="what to do")
-    parser.add_argument("name", metavar="NAME", nargs="?", help="such as mvtec/bottle")
-    parser.add_argument(
-        "--data", metavar="PATH", help="the data set, or the folder of the category"
-    )
-    parser.add_argument("--all", action="store_true", help="train every category that lies in PATH")
-    parser.add_argument("--out", default="out/zoo", metavar="DIR", help="default: out/zoo")
-    parser.add_argument("--resolution", type=int, metavar="R", help="pixels (default: the entry's)")
-    parser.add_argument("--kimg", type=float, metavar="K", help="budget of the backbone")
-    parser.add_argument("--defect-kimg", type=float, metavar="K", help="budget of each defect")
-    parser.add_argument("--seed", type=int, default=0, help="of everything (default: 0)")
-    _add_precision(parser)
-    parser.set_defaults(precision="auto", verbose=1)
-    parser.add_argument("--device", help="torch device (default: a GPU if there is one)")
+    add_zoo_arguments(parser)
 
 
 def _add_kernels(commands: Any) -> None:

@@ -10,7 +10,16 @@ import torch
 from defectgen.augment.policy import AugmentPolicy
 from defectgen.config import BackboneConfig
 from defectgen.estimator import resolve_device
-from defectgen.hub import CardFacts, HubOptions, Resolved, check_push, push, resolved
+from defectgen.hub import (
+    CardFacts,
+    HubOptions,
+    Resolved,
+    check_evaluation,
+    check_push,
+    push,
+    resolved,
+)
+from defectgen.metrics.report import Evaluation
 from defectgen.networks.synthesis import Generator
 from defectgen.sheet import SheetRow, contact_sheet
 from defectgen.training.backbone_task import new_discriminator
@@ -86,6 +95,7 @@ class StoredBackbone:
         *,
         license: str,  # noqa: A002
         training_data: str | None = None,
+        evaluation: Evaluation | None = None,
         private: bool = True,
         commit_message: str | None = None,
         token: str | bool | None = None,
@@ -100,6 +110,7 @@ class StoredBackbone:
             repo_id: "owner/name"; made if there is none.
             license: of the weights, as hubs name it: "cc-by-4.0", "other".
             training_data: for the card: what the photos show, whose they are, under which terms.
+            evaluation: what `defectgen.evaluation.evaluate_backbone` returned, for the card.
             private: only you see a new repository; a public one that exists is refused.
             commit_message: None: one that names the library.
             token: None: the one the hub's client knows; it must be allowed to write.
@@ -114,6 +125,8 @@ class StoredBackbone:
         """
         backbone = cast("Backbone", self)
         check_push(repo_id, license, token)
+        digest = backbone.digest()
+        check_evaluation(evaluation, digest)
         sheet = contact_sheet(
             [SheetRow("generated, seeds 0 to 15", backbone.sample(16, seed=0))], columns=8
         )
@@ -121,9 +134,9 @@ class StoredBackbone:
             kind="backbone",
             license=license,
             training_data=training_data,
-            evaluation=None,
+            evaluation=evaluation,
             config=backbone.config_,
-            digest=backbone.digest(),
+            digest=digest,
             holds=_holds(backbone),
         )
         return push(

@@ -59,6 +59,8 @@ def _how_to_go_on(arguments: argparse.Namespace) -> str:
         runs = run_beside(arguments.out)
         if any(runs.glob(f"*/{RESUME_NAME}")):
             return f"{runs} holds the run; give the same command again to go on."
+    if arguments.command == "zoo" and arguments.action == "publish":
+        return "the list is as it was; give the same command again."
     if arguments.command == "zoo":
         return f"{arguments.out} holds what is done; give the same command again to go on."
     return "nothing was kept; give the command again to start anew."
@@ -121,7 +123,9 @@ def _starting_point(arguments: argparse.Namespace) -> DefectSynthesizer:
     from defectgen.backbone import Backbone
     from defectgen.synthesizer import DefectSynthesizer
 
-    backbone = Backbone.from_pretrained(arguments.backbone, device=arguments.device)
+    backbone = Backbone.from_pretrained(
+        arguments.backbone, revision=arguments.revision, device=arguments.device
+    )
     if arguments.warm_start is None:
         return DefectSynthesizer(backbone, preset=arguments.preset)
     synth = DefectSynthesizer.from_pretrained(arguments.warm_start, device=arguments.device)
@@ -167,7 +171,9 @@ def _sample(arguments: argparse.Namespace) -> None:
     from defectgen.weights import tensor_digest
     from defectgen.writer import write_samples
 
-    synth = DefectSynthesizer.from_pretrained(arguments.model, device=arguments.device)
+    synth = DefectSynthesizer.from_pretrained(
+        arguments.model, revision=arguments.revision, device=arguments.device
+    )
     device = synth.backbone_.fitted().mapping.w_avg.device
     precision = resolve_precision(arguments.precision, device)
     synth.set_params(precision=precision)
@@ -202,7 +208,9 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from defectgen.files import atomic_file
     from defectgen.synthesizer import DefectSynthesizer
 
-    synth = DefectSynthesizer.from_pretrained(arguments.model, device=arguments.device)
+    synth = DefectSynthesizer.from_pretrained(
+        arguments.model, revision=arguments.revision, device=arguments.device
+    )
     synth.set_params(precision=arguments.precision)
     found = synth.evaluate(
         arguments.real_imgs,
@@ -220,7 +228,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 def _info(arguments: argparse.Namespace) -> None:
     from defectgen.info import describe
 
-    print("\n".join(describe(arguments.folder)))
+    print("\n".join(describe(arguments.name, revision=arguments.revision)))
 
 
 def _data(arguments: argparse.Namespace) -> None:
@@ -237,35 +245,16 @@ def _data(arguments: argparse.Namespace) -> None:
     require_usable(reports)
 
 
-def _zoo(arguments: argparse.Namespace) -> None:
-    from defectgen import zoo
-    from defectgen.experiment import Settings
+def _push(arguments: argparse.Namespace) -> None:
+    from defectgen.cli_hub import push_text
 
-    if arguments.action == "list":
-        print("\n".join(zoo.list_lines()))
-        return
-    if (arguments.name is None) != (arguments.action == "train" and arguments.all):
-        raise ConfigError(
-            "NAME: must be one of `defectgen zoo list`, or --all for train; got "
-            f"{arguments.name!r}{' and --all' if arguments.all else ''}; give one of the two"
-        )
-    if arguments.action == "show":
-        print("\n".join(zoo.show_lines(arguments.name)))
-        return
-    if arguments.data is None:
-        raise ConfigError("--data: must name the folder of the photos; got none; add --data PATH")
-    settings = Settings(
-        resolution=arguments.resolution,
-        kimg=arguments.kimg,
-        defect_kimg=arguments.defect_kimg,
-        precision=arguments.precision,
-        seed=arguments.seed,
-        device=arguments.device,
-        verbose=arguments.verbose,
-    )
-    data = Path(arguments.data)
-    names = zoo.names_for(data) if arguments.all else [arguments.name]
-    print(zoo.train(names, data, Path(arguments.out), settings))
+    print(push_text(arguments))
+
+
+def _zoo(arguments: argparse.Namespace) -> None:
+    from defectgen.cli_hub import zoo_text
+
+    print(zoo_text(arguments))
 
 
 def _kernels(arguments: argparse.Namespace) -> None:
@@ -286,6 +275,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "sample": _sample,
     "evaluate": _evaluate,
     "info": _info,
+    "push": _push,
     "data": _data,
     "zoo": _zoo,
     "kernels": _kernels,

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from defectgen import __version__
 from defectgen.adapter import synthesizer_tensors
+from defectgen.backbone import Backbone
 from defectgen.batch import DefectBatch
 from defectgen.checks import check_range
-from defectgen.data.images import load_pairs
+from defectgen.data.images import ImageSet, load_pairs
 from defectgen.data.sources import ImageSource
 from defectgen.errors import ConfigError
 from defectgen.messages import say
@@ -100,6 +101,47 @@ class Evaluated:
             table.diversity(distance)
         settings = {"samples": n, "seed": seed, **_settings(synth, real, known)}
         return Evaluation(scores=table.scores, errors=table.errors, settings=settings)
+
+
+def evaluate_backbone(
+    backbone: Backbone, goods: ImageSet, extractor: Extractor, *, n: int = 200, seed: int = 0
+) -> Evaluation:
+    """Compare good samples with good photos: those of the training, as a rule.
+
+    Args:
+        backbone: fitted.
+        goods: real images, at least 3, of the resolution of the backbone.
+        extractor: features for KID.
+        n: samples to draw, at least 3.
+        seed: sample i has the seed + i.
+
+    Raises:
+        NotFittedError: before ``fit``.
+        ConfigError: a number is out of bounds.
+    """
+    check_range("n", n, low=3, integer=True)
+    images = backbone.sample(n, seed=seed)
+    wanted, found = extractor(goods.images.float() / 255), extractor(images)
+    value, error = kid(wanted, found)
+    name, patches = named("kid", extractor), swd_scores(goods.images, images)
+    known = goods.digest == backbone.config_["data"]["digest"]
+    device = backbone.fitted().mapping.w_avg.device
+    return Evaluation(
+        scores={
+            name: {"generated": value},
+            "swd": {"real": patches["swd_real"], "generated": patches["swd_generated"]},
+        },
+        errors={name: {"generated": error}},
+        settings={
+            "samples": n,
+            "seed": seed,
+            "real": f"{len(goods.images)} good photos{' of the training' if known else ''}",
+            "data": goods.digest,
+            "model": backbone.digest(),
+            "precision": resolve_precision(backbone.precision, device),
+            "defectgen": __version__,
+        },
+    )
 
 
 class _Pairs:

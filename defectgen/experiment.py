@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import json
-import sys
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
 from defectgen.augment.policy import POLICIES, AugmentPolicy
 from defectgen.backbone import Backbone
-from defectgen.config import backbone_training, defect_training
 from defectgen.data.images import PairSet, load_images, load_pairs
-from defectgen.errors import ImageError
-from defectgen.experiment_report import FEWEST_LEARNED, cost_line, report_text, slug
+from defectgen.errors import ConfigError, ImageError
+from defectgen.experiment_cost import backbone_cost, branch_cost, peak_gigabytes
+from defectgen.experiment_report import FEWEST_LEARNED, cost_line, report_text
 from defectgen.files import atomic_file
 from defectgen.messages import say
+from defectgen.metrics.report import Evaluation
+from defectgen.registry import slug
 from defectgen.sheet import SheetRow, contact_sheet
 from defectgen.synthesizer import DefectSynthesizer
 
-#: Thousands of images by which speed is measured before anything begins.
-PROBE_KIMG = 0.192
+#: Pixels of an experiment that nobody named others for.
+RESOLUTION = 256
+#: Thousands of images of the fit that decides what speed is measured with.
+PROBE_KIMG = 0.016
+#: Files of an experiment: what it was begun with, and what came out.
+SETTINGS, REPORT = "settings.json", "report.json"
+#: Fields of the settings that may differ when an experiment goes on.
+FREE = ("device", "verbose")
 #: Samples that are scored, and images in a row of the pictures.
 SAMPLES, COLUMNS = 200, 8
 
@@ -35,10 +39,11 @@ class Settings:
     """What an experiment is given; None takes the default of the class it is passed to.
 
     Attributes:
-        resolution: pixels; None takes that of the zoo's entry.
+        resolution: pixels; None takes 256; `defectgen.zoo.train` puts the entry's own in its place.
         kimg: budget of the backbone.
         defect_kimg: budget of each branch.
         precision: as of `Backbone`.
+        samples: how many are scored; None takes 200.
         seed: of everything.
         device: torch device.
         verbose: as of `Backbone`.
@@ -48,6 +53,7 @@ class Settings:
     kimg: float | None = None
     defect_kimg: float | None = None
     precision: str = "auto"
+    samples: int | None = None
     seed: int = 0
     device: str | None = None
     verbose: int = 1
@@ -78,8 +84,14 @@ class Experiment:
         augment: operations that are true for the product, see `ZooRecord`.
         settings: budgets and the rest.
 
+    Attributes:
+        goods: good images.
+        splits: for each type of defect with enough pairs what is learned, and what is tested on.
+        left_out: number of pairs of the other types.
+
     Raises:
-        ImageError: a type of defect has fewer than six pairs: five to learn from, one for the test.
+        ImageError: every type of defect has fewer than six pairs: five to learn from, one for the
+            test.
     """
 
     def __init__(
@@ -92,13 +104,14 @@ class Experiment:
         augment: tuple[str, ...] | None = None,
         settings: Settings,
     ) -> None:
-        self.name, self.folder, self.settings = name, folder, settings
-        self.channels = channels
+        side, count = settings.resolution or RESOLUTION, settings.samples or SAMPLES
+        self.name, self.folder = name, folder
+        self.settings = replace(settings, resolution=side, samples=count)
+        self.channels, self.operations = channels, augment
         self.augment: str | AugmentPolicy = "auto"
         if augment is not None:
             granted = dict.fromkeys(augment, True)
             self.augment = AugmentPolicy(**{**POLICIES["safe"].to_dict(), **granted})
-        side = settings.resolution or 256
         self.goods = load_images(photos.goods, resolution=side, channels=channels)
         self.splits: dict[str, Split] = {}
         self.left_out: dict[str, int] = {}
@@ -122,14 +135,20 @@ class Experiment:
     # -- steps -------------------------------------------------------------------------------------
 
     def run(self) -> dict[str, Any]:
-        """Do what is missing, and return the report, which also lies in ``report.json``."""
+        """Do what is missing, and return the report, which also lies in ``report.json``.
+
+        Raises:
+            ConfigError: the folder holds an experiment of other settings or photos.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.check_settings()
+        _write(self.folder / SETTINGS, json.dumps(self.record(), indent=1) + "\n")
         cost = self._kept("cost.json", self.estimate)
         say(cost_line(self.name, cost), self.settings.verbose)
-        backbone = self._backbone()
+        backbone = self.backbone()
         rows = {}
         for defect in self.splits:
-            synth = self._branch(backbone, defect)
+            synth = self.branch(backbone, defect)
             rows[defect] = self._kept(f"{slug(defect)}.json", partial(self._scores, synth, defect))
         self._pictures(backbone)
         found = {
@@ -140,34 +159,56 @@ class Experiment:
             "cost": cost,
             "defects": rows,
         }
-        _write(self.folder / "report.json", json.dumps(found, indent=1) + "\n")
+        _write(self.folder / REPORT, json.dumps(found, indent=1) + "\n")
         _write(self.folder / "README.md", report_text(found))
         return found
 
+    def record(self) -> dict[str, Any]:
+        """Everything that decides what comes out, as plain types: what ``settings.json`` holds."""
+        given = {k: v for k, v in asdict(self.settings).items() if k not in FREE}
+        photos = {"goods": self.goods.digest}
+        for defect, (learned, test) in self.splits.items():
+            photos[defect] = f"{learned.digest} {test.digest}"
+        augment = None if self.operations is None else list(self.operations)
+        named = {"name": self.name, "channels": self.channels, "augment": augment}
+        return {**named, **given, "photos": photos}
+
+    def check_settings(self) -> None:
+        """Compare with what the experiment in the folder was begun with, if there is one.
+
+        Raises:
+            ConfigError: it was something else; the message names the first field.
+        """
+        path = self.folder / SETTINGS
+        if not path.is_file():
+            return
+        begun = json.loads(path.read_text(encoding="utf-8"))
+        for field, value in self.record().items():
+            if field in begun and begun[field] == value:
+                continue
+            got = "others" if field == "photos" else f"{value!r}, not {begun.get(field)!r}"
+            raise ConfigError(
+                f"{field}: must be as when the experiment in {self.folder} was begun; got {got}; "
+                "give the same, or another folder"
+            )
+
     def estimate(self) -> dict[str, Any]:
-        """What all of it will cost: budgets, minutes at the speed of two short fits, memory."""
-        given = self.settings
-        backbone, minutes = _timed(lambda: self._fit_backbone(PROBE_KIMG, None))
-        shape = backbone.fitted().config
-        numbers: dict[str, Any] = {"preset": None, "batch_size": None, "seed": given.seed}
-        budgets = {
-            "backbone": backbone_training(shape, kimg=given.kimg, **numbers).kimg,
-            "branch": defect_training(shape, kimg=given.defect_kimg, warm=True, **numbers).kimg,
-        }
-        name = next(iter(self.splits))
-        _, more = _timed(lambda: self._fit_branch(backbone, name, PROBE_KIMG, None))
-        total = minutes * budgets["backbone"] + more * budgets["branch"] * len(self.splits)
+        """What all of it will cost: budgets, minutes at the speed of single steps, memory."""
+        given, probe = self.settings, self._fit_backbone(PROBE_KIMG, None)
+        backbone, whole = backbone_cost(probe, self.goods, given.kimg, given.seed)
+        pairs = next(iter(self.splits.values())).learned
+        branch, each = branch_cost(probe, pairs, given.defect_kimg, given.seed)
         return {
-            "kimg": budgets,
+            "kimg": {"backbone": backbone, "branch": branch},
             "branches": len(self.splits),
-            "minutes": total / PROBE_KIMG,
+            "minutes": (whole + each * len(self.splits)) / 60,
             "gigabytes": peak_gigabytes(),
         }
 
     def _fit_backbone(self, kimg: float | None, run_dir: Path | None) -> Backbone:
         given = self.settings
         backbone = Backbone(
-            given.resolution or 256,
+            given.resolution,
             channels=self.channels,
             kimg=kimg,
             augment=self.augment,
@@ -194,14 +235,16 @@ class Experiment:
         )
         return synth.fit(pairs.images, pairs.masks, resume=run_dir is not None)
 
-    def _backbone(self) -> Backbone:
+    def backbone(self) -> Backbone:
+        """The backbone of the folder, trained if it is not there."""
         folder = self.folder / "backbone"
         if not (folder / "config.json").is_file():
             run_dir = self.folder / "backbone-run"
             self._fit_backbone(self.settings.kimg, run_dir).save_pretrained(folder)
         return Backbone.from_pretrained(folder, device=self.settings.device)
 
-    def _branch(self, backbone: Backbone, defect: str) -> DefectSynthesizer:
+    def branch(self, backbone: Backbone, defect: str) -> DefectSynthesizer:
+        """The branch of the folder, trained on the backbone if it is not there."""
         folder = self.folder / slug(defect)
         if not (folder / "config.json").is_file():
             run_dir = folder.with_name(folder.name + "-run")
@@ -210,28 +253,29 @@ class Experiment:
         synth = DefectSynthesizer.from_pretrained(folder, device=self.settings.device)
         return synth.set_params(precision=self.settings.precision, verbose=0)
 
-    def _scores(self, synth: DefectSynthesizer, defect: str) -> dict[str, Any]:
+    def evaluate(self, synth: DefectSynthesizer, defect: str) -> Evaluation:
+        """Compare samples with the pairs of this type that were not learned."""
         learned, test = self.splits[defect]
-        found = synth.evaluate(
+        return synth.evaluate(
             test.images,
             test.masks,
             training=(learned.images, learned.masks),
-            n=SAMPLES,
+            n=self.settings.samples or SAMPLES,
             seed=self.settings.seed,
         )
-        return {
-            "learned": len(learned.images),
-            "test": len(test.images),
-            "table": found.table(),
-            **found.to_dict(),
-        }
+
+    def _scores(self, synth: DefectSynthesizer, defect: str) -> dict[str, Any]:
+        learned, test = self.splits[defect]
+        found = self.evaluate(synth, defect)
+        counts = {"learned": len(learned.images), "test": len(test.images)}
+        return {**counts, "table": found.table(), **found.to_dict()}
 
     def _pictures(self, backbone: Backbone) -> None:
         """Good samples, real defects, generated defects: one picture for all types."""
         seed, rows = self.settings.seed, [SheetRow("good photos", self.goods.images[:COLUMNS])]
         rows.append(SheetRow("good samples", backbone.sample(COLUMNS, seed=seed)))
         for defect, (learned, test) in self.splits.items():
-            synth = self._branch(backbone, defect)
+            synth = self.branch(backbone, defect)
             images, masks = synth.sample(2 * COLUMNS, return_masks=True, seed=seed)
             for title, pairs in (("real, learned", learned), ("real, unseen", test)):
                 some = slice(COLUMNS)
@@ -246,25 +290,6 @@ class Experiment:
             _write(path, json.dumps(make(), indent=1) + "\n")
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return found
-
-
-def peak_gigabytes() -> float | None:
-    """The most memory this process has used so far: of the GPU if it used one."""
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return torch.cuda.max_memory_allocated() / 1e9
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    # Kilobytes, on macOS bytes.
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
-
-
-def _timed(fit: Callable[[], Any]) -> tuple[Any, float]:
-    began = time.perf_counter()
-    result = fit()
-    return result, (time.perf_counter() - began) / 60
 
 
 def _write(path: Path, text: str) -> None:

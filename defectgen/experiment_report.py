@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 #: Of n photos of a defect the first third by name is learned from, and at least so many.
@@ -15,7 +14,7 @@ def cost_line(name: str, cost: dict[str, Any]) -> str:
     return (
         f"{name}: backbone of {cost['kimg']['backbone']:g} kimg and {cost['branches']} branches of "
         f"{cost['kimg']['branch']:g} kimg; about {cost['minutes']:.0f} min on this machine at the "
-        f"speed of its first seconds, {'memory unknown' if memory is None else f'{memory:.1f} GB'}"
+        f"speed of its first steps, {'memory unknown' if memory is None else f'{memory:.1f} GB'}"
     )
 
 
@@ -24,7 +23,7 @@ def report_text(found: dict[str, Any]) -> str:
     parts = [
         f"# {found['name']}",
         "![Good samples, real and generated defects](pictures.png)",
-        f"{found['goods']} good photos at {found['settings']['resolution'] or 256} px, seed "
+        f"{found['goods']} good photos at {found['settings']['resolution']} px, seed "
         f"{found['settings']['seed']}. Of the photos of a defect the first third by name, at least "
         f"{FEWEST_LEARNED}, was learned from; the scores compare with the others.",
     ]
@@ -54,8 +53,3 @@ def summary_text(reports: list[dict[str, Any]]) -> str:
             head = f"{report['name']} | {defect} | {found['learned']}"
             lines.append(f"| {head} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
-
-
-def slug(defect: str) -> str:
-    """Name of a folder for a type of defect: VisA's have spaces."""
-    return re.sub(r"[^A-Za-z0-9]+", "_", defect).strip("_")

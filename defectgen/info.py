@@ -1,4 +1,4 @@
-"""A weights folder in words."""
+"""Weights in words."""
 
 from __future__ import annotations
 
@@ -11,31 +11,37 @@ from typing import Any
 
 from defectgen.errors import ConfigError, WeightsError
 from defectgen.files import FOLDER_MARK, read_text
+from defectgen.hub import HubOptions, resolved
 from defectgen.weights import load_folder
 
 _MAX_BYTES = 1 << 20
 _KINDS = ("backbone", "synthesizer")
 
 
-def describe(folder: str | os.PathLike[str]) -> list[str]:
-    """Read a weights folder as strictly as for use, and say what it holds.
+def describe(name: str | os.PathLike[str], *, revision: str | None = None) -> list[str]:
+    """Read weights as strictly as for use, and say what they are.
 
     Args:
-        folder: written by ``save_pretrained``.
+        name: a folder written by ``save_pretrained``, a name of the zoo, or a repository.
+        revision: branch, tag or commit of a repository.
 
     Returns:
         Lines "name: value": kind, versions, digest, parameters of each network, and every entry of
         the configuration under its full name.
 
     Raises:
-        WeightsError: if it is no weights folder, or damaged.
+        WeightsError: if there is no such thing, or it is damaged.
+        ConfigError: a revision of something that has none.
     """
-    config, tensors = load_folder(folder, _kind(Path(folder)))
+    with resolved(name, None, HubOptions(revision=revision)) as found:
+        config, tensors = load_folder(found.folder, _kind(found.folder))
     sizes: Counter[str] = Counter()
     for name, tensor in tensors.items():
         sizes[name.partition(".")[0]] += math.prod(tensor.shape)
     first = ("kind", "library_version", "torch_version", "format_version", "digest")
     lines = [f"{name}: {config[name]}" for name in first if name in config]
+    if found.source is not None:
+        lines.insert(1, f"repository: {found.source.repo_id} at {found.source.revision}")
     lines += [f"parameters.{name}: {count:,}" for name, count in sizes.items()]
     rest = {name: value for name, value in config.items() if name not in (*first, "config")}
     return lines + _flat("", rest) + _flat("", config.get("config", {}))

@@ -16,7 +16,7 @@ from defectgen.adapter import (
 )
 from defectgen.batch import DefectBatch
 from defectgen.errors import ConfigError
-from defectgen.hub import CardFacts, HubOptions, check_push, push
+from defectgen.hub import CardFacts, HubOptions, check_evaluation, check_push, push
 from defectgen.metrics.report import Evaluation
 from defectgen.sheet import SheetRow, contact_sheet
 from defectgen.weights import tensor_digest
@@ -166,10 +166,7 @@ def _sheet(synth: DefectSynthesizer) -> Image.Image:
 def _digest(synth: DefectSynthesizer, evaluation: Evaluation | None) -> str:
     """Digest of all tensors; ConfigError for an evaluation of other weights."""
     digest = tensor_digest(synthesizer_tensors(synth))
-    if evaluation is not None and evaluation.settings.get("model") != digest:
-        raise ConfigError(
-            "evaluation: of these weights; got one of others; call evaluate of this object."
-        )
+    check_evaluation(evaluation, digest)
     return digest
 
 

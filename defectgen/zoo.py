@@ -25,9 +25,11 @@ SUMMARY = "summary.md"
 def list_lines() -> Iterator[str]:
     """A line for each entry: name, types of defect, license of the photos, state."""
     for record in zoo_records().values():
-        state = record.repo_id if record.published else "not published yet"
+        count, there = len(record.defects), len(record.branches)
+        state = f"{record.repo_id}, {there} of {count} branches"
         yield (
-            f"{record.name:20} {len(record.defects):2} defects  {record.data_license:16} {state}"
+            f"{record.name:20} {count:2} defects  {record.data_license:16} "
+            f"{state if record.published else 'not published yet'}"
         )
     yield f"{'demo':20}  the shipped hazelnut backbone, always there"
 
@@ -46,7 +48,11 @@ def show_lines(name: str) -> Iterator[str]:
     yield f"resolution {record.resolution}, channels {record.channels}, recipe {record.recipe}"
     yield f"license of the photos: {record.data_license}"
     if record.published:
-        yield f"weights: {record.repo_id} at {record.revision}, {record.sha256}"
+        yield f"{record.name}: {record.repo_id} at {record.revision}, {record.sha256}"
+        for defect in record.defects:
+            pin, name = record.branches.get(defect), record.branch_name(defect)
+            at = f"{pin.repo_id} at {pin.revision}, {pin.sha256}" if pin else "not published yet"
+            yield f"{name}: {at}"
     else:
         yield f"weights: not published yet; defectgen zoo train {record.name} --data PATH"
 

@@ -137,6 +137,12 @@ def tiny(monkeypatch):
     _shrink(monkeypatch)
 
 
+@pytest.fixture(scope="session")
+def shrink():
+    """shrink(monkeypatch): what `tiny` does, for fixtures that live longer than a test."""
+    return _shrink
+
+
 def _product(n, *, resolution=32, channels=3, seed=0):
     """Draw n parts, uint8 (n, C, R, R): a plate that is bright to the right, with a dark hole."""
     import torch

@@ -288,3 +288,24 @@ def test_a_configuration_that_asks_for_what_is_not_there(
     path.write_text(json.dumps(config))
     with pytest.raises(WeightsError, match=words):
         load(tmp_path / "s")
+
+
+# -- moved together with its backbone ---
+
+
+def test_both_folders_may_move_together(on_folder, home, tmp_path):
+    on_folder.save_pretrained(tmp_path / "s")
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("s", "home"):
+        (tmp_path / name).rename(tmp_path / "elsewhere" / name)
+    assert_same_samples(load(tmp_path / "elsewhere/s"), on_folder)
+
+
+def test_another_backbone_beside_it_is_refused(on_folder, home, stranger, tmp_path):
+    on_folder.save_pretrained(tmp_path / "s")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "s").rename(tmp_path / "elsewhere/s")
+    shutil.rmtree(home)
+    stranger.save_pretrained(tmp_path / "elsewhere/home")
+    with pytest.raises(WeightsError, match="^backbone: the weights this branch was trained on"):
+        load(tmp_path / "elsewhere/s")

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from defectgen import ConfigError, DefectSynthesizer, NotFittedError, __version__
-from defectgen.evaluation import _Pairs, _Table
+from defectgen.data.images import load_images
+from defectgen.evaluation import _Pairs, _Table, evaluate_backbone
 from defectgen.metrics.report import PROTOCOLS, SETS
 
 
@@ -134,3 +135,23 @@ def test_bad_arguments_are_named(fitted_synth, defects, bad, message):
 def test_an_object_that_was_never_fitted_says_so(fitted_backbone, defects):
     with pytest.raises(NotFittedError):
         DefectSynthesizer(fitted_backbone).evaluate(*defects(8))
+
+
+def test_a_backbone_beside_good_photos(fitted_backbone, product):
+    def scores(images, **options):
+        goods = load_images(images, resolution=32, channels=3)
+        return evaluate_backbone(fitted_backbone, goods, Pixels(), n=12, **options)
+
+    own, dark = scores(product(12)), scores(product(12) // 4)
+    name = "kid@pixels"
+    assert own == scores(product(12))
+    assert own.scores[name] != scores(product(12), seed=50).scores[name]
+    assert own.scores[name]["generated"] < dark.scores[name]["generated"]
+    assert set(own.scores["swd"]) == {"real", "generated"}
+    assert own.errors[name]["generated"] > 0
+    assert own.settings["model"] == fitted_backbone.digest()
+    assert own.settings["real"] == "12 good photos of the training"
+    assert dark.settings["real"] == "12 good photos"
+    assert "kernel distance x 1000" in own.table()
+    with pytest.raises(ConfigError, match="^n"):
+        evaluate_backbone(fitted_backbone, None, Pixels(), n=2)

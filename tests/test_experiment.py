@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 import torch
 
-from defectgen import experiment
-from defectgen.errors import ImageError
+from defectgen import experiment, experiment_cost
+from defectgen.errors import ConfigError, ImageError
 from defectgen.experiment import Experiment, Photos, Settings
-from defectgen.experiment_report import cost_line, report_text, slug, summary_text
+from defectgen.experiment_report import cost_line, report_text, summary_text
+from defectgen.training import loop
 
 SHORT = Settings(
     resolution=32, kimg=0.032, defect_kimg=0.032, precision="fp32", seed=1, device="cpu", verbose=0
@@ -85,16 +87,107 @@ def test_everything_is_made_once_and_goes_on(small, tmp_path, monkeypatch):
     assert fitted == []
 
 
-def test_the_cost_follows_from_budgets_and_the_speed_of_short_fits(small, tmp_path, monkeypatch):
+def test_the_cost_is_that_of_the_backbone_and_of_each_branch(small, tmp_path, monkeypatch):
     made = Experiment("part", photos(8, 7), tmp_path / "x", settings=replace(SHORT, kimg=None))
-    monkeypatch.setattr(experiment, "_timed", lambda fit: (fit(), 2.0))
+    asked = []
+
+    def seconds(state, phases, batch):
+        asked.append((state.config.kimg, {phase.name for phase in phases}, len(batch.images)))
+        return 600.0 if batch.masks is None else 60.0
+
+    monkeypatch.setattr(experiment_cost, "run_seconds", seconds)
     cost = made.estimate()
     assert cost["kimg"] == {"backbone": 36.0, "branch": 0.032}
-    assert cost["minutes"] == pytest.approx((2 * 36 + 2 * 0.032 * 2) / 0.016)
+    assert cost["minutes"] == pytest.approx(10 + 2 * 1)
     assert cost["gigabytes"] > 0.05
+    assert [kimg for kimg, _, _ in asked] == [36.0, 0.032]
+    assert all({"R1", "reconstruction", "G", "D"} <= names for _, names, _ in asked)
     line = cost_line("part", cost)
-    assert "36 kimg and 2 branches of 0.032 kimg; about 4508 min" in line
+    assert "36 kimg and 2 branches of 0.032 kimg; about 12 min" in line
     assert "memory unknown" in cost_line("part", {**cost, "gigabytes": None})
+
+
+def test_seconds_of_a_step_count_as_often_as_the_loop_takes_it(small, tmp_path, monkeypatch):
+    """Lazy terms once in their interval: each step takes a second by a clock of our own."""
+    made = Experiment("part", photos(8), tmp_path / "x", settings=replace(SHORT, kimg=0.8))
+    probe, clock, taken = made._fit_backbone(0.016, None), [0.0], Counter()
+    step, found = experiment_cost._step, []
+
+    def timed(state, phase, batch):
+        clock[0] += 1
+        taken[phase.name] += 1
+        return step(state, phase, batch)
+
+    def whole(state, phases, batch):
+        found.append(seconds(state, phases, batch))
+        assert state.ada.p == 0.5  # images are warped while the clock runs
+        assert set(taken.values()) == {2}  # once before the clock starts
+        taken.clear()
+        loop.run(state, lambda _: batch, phases, tick_images=800)
+        return found[0]
+
+    seconds = experiment_cost.run_seconds
+    monkeypatch.setattr(experiment_cost, "_step", timed)
+    monkeypatch.setattr(loop, "_step", timed)
+    monkeypatch.setattr(experiment_cost, "run_seconds", whole)
+    monkeypatch.setattr(experiment_cost.time, "perf_counter", lambda: clock[0])
+    experiment_cost.backbone_cost(probe, made.goods, 0.8, 0)
+    assert taken["R1"] == 3  # one iteration in 16 of the adversarial ones
+    assert taken["D"] == 45  # of 50: grains of a texture are reconstructed shortly
+    assert found == [sum(taken.values())]
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [({"kimg": 0.048}, "kimg"), ({"seed": 2}, "seed"), ({"defect_kimg": None}, "defect_kimg")],
+)
+def test_other_settings_are_refused_and_change_nothing(tmp_path, monkeypatch, change, field):
+    folder = begun(tmp_path, monkeypatch)
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    other = Experiment("part", photos(8), folder, settings=replace(SHORT, **change))
+    with pytest.raises(ConfigError, match=f"^{field}: must be as when the experiment") as error:
+        other.run()
+    assert "or another folder" in str(error.value)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_other_photos_operations_and_products_are_refused(tmp_path, monkeypatch):
+    folder = begun(tmp_path, monkeypatch)
+    others = {
+        "photos": Experiment("part", photos(9), folder, settings=SHORT),
+        "augment": Experiment("part", photos(8), folder, augment=("flip_x",), settings=SHORT),
+        "name": Experiment("mvtec/part", photos(8), folder, settings=SHORT),
+    }
+    for field, other in others.items():
+        with pytest.raises(ConfigError, match=f"^{field}: must be as when"):
+            other.run()
+
+
+def test_device_and_verbosity_may_differ(tmp_path, monkeypatch):
+    folder = begun(tmp_path, monkeypatch)
+    free = replace(SHORT, device=None, verbose=1)
+    with pytest.raises(KeyboardInterrupt):
+        Experiment("part", photos(8), folder, settings=free).run()
+
+
+def begun(tmp_path, monkeypatch):
+    """Folder of an experiment that was stopped before anything was trained."""
+
+    def stopped(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Experiment, "estimate", stopped)
+    folder = tmp_path / "part"
+    with pytest.raises(KeyboardInterrupt):
+        Experiment("part", photos(8), folder, settings=SHORT).run()
+    assert json.loads((folder / "settings.json").read_text())["resolution"] == 32
+    return folder
+
+
+def test_the_resolution_that_nobody_named_is_256(tmp_path):
+    made = Experiment("part", photos(8), tmp_path, settings=replace(SHORT, resolution=None))
+    assert (made.record()["resolution"], made.record()["samples"]) == (256, 200)
+    assert made.goods.images.shape[-1] == 256
 
 
 def test_too_few_pairs_of_every_defect_are_refused(tmp_path):
@@ -115,8 +208,3 @@ def test_the_summary_has_a_line_for_each_defect():
     assert lines[2] == "| mvtec/part | dent | 5 |  |  | 0.812 |  |"
     assert lines[5].startswith("| visa/other | thin scratch | 6 |")
     assert "at 64 px" in report_text(report)
-
-
-def test_names_of_folders():
-    assert slug("color spot similar to the object") == "color_spot_similar_to_the_object"
-    assert slug("../a") == "a"

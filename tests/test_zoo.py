@@ -12,7 +12,7 @@ from defectgen import experiment, zoo
 from defectgen.cli import main
 from defectgen.errors import ConfigError, ImageError, WeightsError
 from defectgen.experiment import Settings
-from defectgen.registry import zoo_record
+from defectgen.registry import ZOO_FILE, PublishedBranch, use_zoo, write_record, zoo_record
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::defectgen.errors.TrainingWarning"),
@@ -68,12 +68,21 @@ def test_list_and_show_say_what_is_published(capsys):
     assert "not published yet; defectgen zoo train mvtec/metal_nut --data PATH" in shown
 
 
-def test_published_entries_say_where_they_are(monkeypatch):
-    record = zoo_record("mvtec/wood").published_as("a" * 40, "sha256:" + "b" * 64)
-    monkeypatch.setattr(zoo, "zoo_record", lambda name: record)
-    monkeypatch.setattr(zoo, "zoo_records", lambda: {record.name: record})
-    assert next(zoo.list_lines()).endswith(record.repo_id)
-    assert f"at {'a' * 40}" in list(zoo.show_lines(record.name))[-1]
+def test_published_entries_say_where_they_are(tmp_path):
+    sums = "sha256:" + "b" * 64
+    branch = PublishedBranch("acme/wood-hole", "c" * 40, sums)
+    record = zoo_record("mvtec/wood").published_as("a" * 40, sums, branches={"hole": branch})
+    path = tmp_path / "zoo.json"
+    path.write_bytes(ZOO_FILE.read_bytes())
+    with use_zoo(path):
+        write_record(record)
+        lines = {line.split()[0]: line for line in zoo.list_lines()}
+        shown = list(zoo.show_lines(record.name))
+    assert lines[record.name].endswith(f"{record.repo_id}, 1 of 5 branches")
+    assert lines["mvtec/tile"].endswith("not published yet")
+    assert f"{record.name}: {record.repo_id} at {'a' * 40}, {sums}" in shown
+    assert f"mvtec/wood/hole: acme/wood-hole at {'c' * 40}, {sums}" in shown
+    assert "mvtec/wood/scratch: not published yet" in shown
 
 
 def test_all_categories_of_a_folder_are_trained_once(small, mvtec, tmp_path, capsys, monkeypatch):

@@ -1,6 +1,6 @@
 """Weights by name: an existing folder, a name of the zoo, or a repository of a model hub."""
 
-from defectgen.hub.card import CardFacts, model_card
+from defectgen.hub.card import CardFacts, check_evaluation, model_card
 from defectgen.hub.contents import BACKBONE_FOLDER
 from defectgen.hub.names import HubSource, ZooEntry, zoo_entry
 from defectgen.hub.options import HubOptions
@@ -14,6 +14,7 @@ __all__ = [
     "HubSource",
     "Resolved",
     "ZooEntry",
+    "check_evaluation",
     "check_push",
     "fetched",
     "model_card",

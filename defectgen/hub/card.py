@@ -78,6 +78,14 @@ def check_license(license: str) -> str:  # noqa: A002  # the public name of the 
     return license
 
 
+def check_evaluation(evaluation: Evaluation | None, digest: str) -> None:
+    """Raise ConfigError for an evaluation of other weights than those of this digest."""
+    if evaluation is not None and evaluation.settings.get("model") != digest:
+        raise ConfigError(
+            "evaluation: of these weights; got one of others; call evaluate of this object."
+        )
+
+
 def model_card(repo_id: str, facts: CardFacts) -> str:
     """Return the text of README.md.
 

@@ -24,7 +24,7 @@ BACKBONE_FOLDER = "backbone"
 
 
 def check_contents(
-    folder: Path, kind: str, digest: str | None, obtain: Callable[[str, int], None]
+    folder: Path, kind: str | None, digest: str | None, obtain: Callable[[str, int], None]
 ) -> None:
     """Obtain and check every file that will be read, the small ones first.
 
@@ -32,7 +32,7 @@ def check_contents(
 
     Args:
         folder: where the files are, or will be.
-        kind: what config.json must say.
+        kind: what config.json must say; None takes either.
         digest: of SHA256SUMS, or None.
         obtain: brings a file of at most so many bytes into the folder, or raises.
 

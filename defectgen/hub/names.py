@@ -10,7 +10,7 @@ from typing import Any
 from defectgen.checks import check_fields
 from defectgen.data.example import example_folders
 from defectgen.errors import ConfigError, WeightsError
-from defectgen.registry import zoo_record
+from defectgen.registry import PublishedBranch, ZooRecord, slug, zoo_record
 
 #: First parts of the zoo's names: nobody's repositories.
 RESERVED = ("mvtec", "visa")
@@ -58,11 +58,13 @@ class ZooEntry:
     """Where weights of the zoo lie: in this installation, or pinned in a repository.
 
     Attributes:
+        kind: "backbone" or "synthesizer".
         folder: of this installation, or None.
         source: the commit to download, or None.
         digest: of its SHA256SUMS, "sha256:" and 64 hexadecimal digits.
     """
 
+    kind: str = "backbone"
     folder: Path | None = None
     source: HubSource | None = None
     digest: str | None = None
@@ -71,20 +73,49 @@ class ZooEntry:
 def zoo_entry(name: str) -> ZooEntry | None:
     """Look a name up in the zoo; None if it is not one of the zoo's.
 
+    Args:
+        name: "demo", a category such as "mvtec/bottle", which is a backbone, or a type of defect of
+            it such as "mvtec/bottle/broken_large", which is a synthesizer.
+
     Raises:
         WeightsError: the name is reserved, and nothing has been published under it yet.
     """
     if name == "demo":
         return ZooEntry(folder=example_folders().backbone)
-    if not isinstance(name, str) or name.partition("/")[0] not in RESERVED or "/" not in name:
+    if not isinstance(name, str) or "/" not in name:
         return None
-    record = zoo_record(name)
-    if record.revision is None:
+    home = name.partition("/")[0]
+    if home not in RESERVED:
+        return None
+    category, _, defect = name.removeprefix(f"{home}/").partition("/")
+    record = zoo_record(f"{home}/{category}")
+    pin: ZooRecord | PublishedBranch | None = record
+    if defect:
+        pin = record.branches.get(_defect_of(record, defect))
+    if pin is None or pin.revision is None:
         raise WeightsError(
             f"name: must be of published weights; got {name!r}, which is not published yet; train "
-            f"it with `defectgen zoo train {name} --data PATH`, or pass a folder or a repository id"
+            f"it with `defectgen zoo train {record.name} --data PATH`, or pass a folder or a "
+            "repository id"
         )
-    return ZooEntry(source=HubSource(record.repo_id, record.revision), digest=record.sha256)
+    source = HubSource.from_dict({"repo_id": pin.repo_id, "revision": pin.revision})
+    kind = "synthesizer" if defect else "backbone"
+    return ZooEntry(kind=kind, source=source, digest=pin.sha256)
+
+
+def _defect_of(record: ZooRecord, name: str) -> str:
+    """The type of defect as the data set spells it; a name may have "_" instead of spaces.
+
+    Raises:
+        WeightsError: the category has no such type.
+    """
+    for defect in record.defects:
+        if name in (defect, slug(defect)):
+            return defect
+    raise WeightsError(
+        f"name: must end in a type of defect of {record.name}; got {name!r}; "
+        f"`defectgen zoo show {record.name}` lists them"
+    )
 
 
 def is_repo_id(name: object) -> bool:

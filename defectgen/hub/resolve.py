@@ -13,7 +13,7 @@ from defectgen.errors import ConfigError, DefectGenError, WeightsError
 from defectgen.hub.cache import RepoCache
 from defectgen.hub.client import HubError, Listing, is_offline, listing
 from defectgen.hub.contents import check_contents, present
-from defectgen.hub.names import HubSource, is_commit, is_repo_id, zoo_entry
+from defectgen.hub.names import HubSource, ZooEntry, is_commit, is_repo_id, zoo_entry
 from defectgen.hub.options import HubOptions
 from defectgen.hub.transfer import download
 
@@ -36,7 +36,9 @@ class Resolved:
 
 
 @contextmanager
-def resolved(name: str | os.PathLike[str], kind: str, options: HubOptions) -> Iterator[Resolved]:
+def resolved(
+    name: str | os.PathLike[str], kind: str | None, options: HubOptions
+) -> Iterator[Resolved]:
     """Give the folder that a name stands for: an existing one, the zoo's, or a repository's.
 
     A download enters the cache when the block ends well. If the block raises an error of ours, what
@@ -44,16 +46,18 @@ def resolved(name: str | os.PathLike[str], kind: str, options: HubOptions) -> It
 
     Args:
         name: a folder, a name of the zoo, or "owner/name". A path object is always a folder.
-        kind: "backbone" or "synthesizer".
+        kind: "backbone" or "synthesizer"; None takes either.
         options: how to download.
 
     Raises:
         WeightsError: nothing of that name, or it is not what it must be.
-        ConfigError: a revision for something that has none.
+        ConfigError: a revision for something that has none, or only one.
     """
     folder = Path(name)
     if isinstance(name, str) and not folder.is_dir():
         entry = zoo_entry(name)
+        if entry is not None:
+            _check_entry(name, kind, entry, options)
         if entry is not None and entry.folder is not None:
             folder = entry.folder
         elif entry is not None and entry.source is not None:
@@ -75,13 +79,13 @@ def resolved(name: str | os.PathLike[str], kind: str, options: HubOptions) -> It
 
 @contextmanager
 def fetched(
-    repo_id: str, kind: str, options: HubOptions, digest: str | None = None
+    repo_id: str, kind: str | None, options: HubOptions, digest: str | None = None
 ) -> Iterator[Resolved]:
     """Give the folder of a repository, from the cache or downloaded; see `resolved`.
 
     Args:
         repo_id: "owner/name".
-        kind: "backbone" or "synthesizer".
+        kind: "backbone" or "synthesizer"; None takes either.
         options: how to download.
         digest: what SHA256SUMS must have, "sha256:..."; None takes it as it comes.
     """
@@ -116,6 +120,21 @@ def fetched(
         cache.remember(revision, commit)
 
 
+def _check_entry(name: str, kind: str | None, entry: ZooEntry, options: HubOptions) -> None:
+    """Refuse weights of the other kind, and a revision of what the zoo has pinned."""
+    if kind not in (None, entry.kind):
+        other = "a type of defect on it" if entry.kind == "backbone" else "the category alone"
+        raise WeightsError(
+            f"name: must be of a {kind}; got {name!r}, which is a {entry.kind}; name {other}"
+        )
+    pinned = entry.source
+    if pinned is not None and options.revision not in (None, pinned.revision):
+        raise ConfigError(
+            f"revision: none for a name of the zoo, which is pinned to one commit; got "
+            f"{options.revision!r} for {name!r}; leave it out, or name {pinned.repo_id}"
+        )
+
+
 def _pin(
     cache: RepoCache, repo_id: str, revision: str, options: HubOptions
 ) -> tuple[str, Listing | None]:
@@ -145,7 +164,7 @@ def _pin(
     return remote.source.revision, remote
 
 
-def _problem(snapshot: Path, kind: str, digest: str | None) -> WeightsError | None:
+def _problem(snapshot: Path, kind: str | None, digest: str | None) -> WeightsError | None:
     """Why the snapshot in the cache cannot be used, if so."""
     try:
         check_contents(snapshot, kind, digest, present(snapshot))
@@ -155,7 +174,7 @@ def _problem(snapshot: Path, kind: str, digest: str | None) -> WeightsError | No
 
 
 def _download(
-    folder: Path, remote: Listing, kind: str, digest: str | None, options: HubOptions
+    folder: Path, remote: Listing, kind: str | None, digest: str | None, options: HubOptions
 ) -> None:
     """Bring every file into the folder, each checked as soon as it is there."""
     source = remote.source

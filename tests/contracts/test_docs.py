@@ -17,7 +17,9 @@ import defectgen
 ROOT = Path(defectgen.__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 EACH = pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
-COMMANDS = ("demo", "train-backbone", "fit", "sample", "info", "data", "kernels")
+COMMANDS = (
+    "demo", "train-backbone", "fit", "sample", "evaluate", "info", "push", "zoo", "data", "kernels"
+)  # fmt: skip
 
 if not (ROOT / "docs").is_dir():
     pytest.skip("the docs lie in the repository only", allow_module_level=True)

@@ -19,6 +19,7 @@ from PIL import Image
 import defectgen
 from defectgen import Backbone, ConfigError, DefectSynthesizer, NotFittedError, WeightsError
 from defectgen.hub import HubSource
+from defectgen.metrics.report import Evaluation
 
 NAME = "tester/scratch"
 FILES = {".gitattributes", "README.md", "SHA256SUMS", "config.json", "model.safetensors"}
@@ -279,6 +280,21 @@ def test_an_evaluation_of_other_weights_is_refused(hub, fitted_synth, defects):
     with pytest.raises(ConfigError, match="^evaluation: of these weights"):
         publish(fitted_synth, evaluation=strange)
     assert hub.log == []
+
+
+def test_the_evaluation_of_a_backbone_is_on_its_card_and_of_no_other(hub, fitted_backbone):
+    found = Evaluation(
+        scores={"kid@x": {"generated": 1.5}},
+        errors={},
+        settings={"model": fitted_backbone.digest()},
+    )
+    publish(fitted_backbone, "tester/base", evaluation=found)
+    assert found.table() in hub.files("tester/base")["README.md"].decode()
+    strange = Evaluation(scores={}, errors={}, settings={"model": "sha256:" + "0" * 64})
+    before = len(hub.log)
+    with pytest.raises(ConfigError, match="^evaluation: of these weights"):
+        publish(fitted_backbone, "tester/base", evaluation=strange)
+    assert len(hub.log) == before
 
 
 def test_nothing_unfitted_is_published(hub, fitted_backbone):

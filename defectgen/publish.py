@@ -1,0 +1,192 @@
+"""A finished experiment published under its name of the zoo: all of it, or the list stays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+from defectgen.backbone import Backbone
+from defectgen.errors import DefectGenError, WeightsError
+from defectgen.evaluation import evaluate_backbone
+from defectgen.experiment import SAMPLES, Experiment, Photos
+from defectgen.files import sha256_file
+from defectgen.hub import HubOptions, fetched
+from defectgen.hub.sums import SUMS_FILE
+from defectgen.metrics.features import find_extractor
+from defectgen.metrics.report import Evaluation
+from defectgen.publish_checks import (
+    begun_settings,
+    check_finished,
+    check_terms,
+    check_writable,
+    checked_weights,
+)
+from defectgen.registry import PublishedBranch, ZooRecord, write_record, zoo_path, zoo_record
+from defectgen.synthesizer import DefectSynthesizer
+from defectgen.zoo import photos_of
+
+
+class Terms(NamedTuple):
+    """Where weights go, and under which terms.
+
+    Attributes:
+        license: of the weights, as hubs name it: "cc-by-nc-sa-4.0".
+        repo_id: of the backbone; those of the branches begin like it.
+        private: whether new repositories are seen by their owner only.
+    """
+
+    license: str
+    repo_id: str
+    private: bool = False
+
+
+class _Scores(NamedTuple):
+    """What was measured before anything is sent."""
+
+    backbone: Evaluation
+    branches: dict[str, Evaluation]
+
+
+def publish(
+    name: str, data: Path, folder: Path, terms: Terms, *, device: str | None = None
+) -> ZooRecord:
+    """Evaluate a finished experiment, push backbone and branches with cards, and pin them.
+
+    What can be wrong here is found before anything is sent. Scores are computed now, on photos that
+    the branches have not learned. What was pushed is downloaded and loaded before the entry of the
+    list in use names it, in one write; if anything fails before, the list stays as it was. The
+    token is the one that the hub's client knows, such as that of HF_TOKEN.
+
+    Args:
+        name: of a category of the zoo.
+        data: the data set, see `defectgen.zoo.photos_of`.
+        folder: of the experiment, written by `defectgen.zoo.train`.
+        terms: license and repositories.
+        device: torch device.
+
+    Returns:
+        The new entry.
+
+    Raises:
+        WeightsError: the name is not in the list, weights cannot be loaded, or the hub refuses.
+        ConfigError: the license permits more than that of the photos, the list cannot be written,
+            or the experiment is unfinished, or not that of the entry and these photos.
+        ImageError, MaskError: as `photos_of`.
+    """
+    record = zoo_record(name)
+    check_terms(record, terms.license, terms.repo_id)
+    check_writable(zoo_path())
+    extractor = find_extractor()
+    settings = begun_settings(record, data, folder, device)
+    photos = photos_of(record, data)
+    experiment = Experiment(
+        name,
+        Photos(photos.train_good, photos.defects),
+        folder,
+        channels=record.channels,
+        augment=record.augment,
+        settings=settings,
+    )
+    experiment.check_settings()
+    check_finished(experiment, record, data)
+    backbone = checked_weights(experiment, record)
+    goods, seed = experiment.goods, settings.seed
+    count = experiment.settings.samples or SAMPLES
+    scores = _Scores(
+        evaluate_backbone(backbone, goods, extractor, n=count, seed=seed),
+        {
+            defect: experiment.evaluate(experiment.branch(backbone, defect), defect)
+            for defect in experiment.splits
+        },
+    )
+    return _push(experiment, record, backbone, scores, terms)
+
+
+def repository(record: ZooRecord, namespace: str | None, repo_id: str | None) -> str:
+    """The repository that was named, the entry's under another owner, or the entry's."""
+    if repo_id is not None:
+        return repo_id
+    if namespace is not None:
+        return f"{namespace}/{record.repo_id.partition('/')[2]}"
+    return record.repo_id
+
+
+# -- sending ---------------------------------------------------------------------------------------
+
+
+def _push(
+    experiment: Experiment, record: ZooRecord, backbone: Backbone, scores: _Scores, terms: Terms
+) -> ZooRecord:
+    """Push all, pin all, and write the entry last."""
+    pushed: list[str] = []
+    try:
+        with TemporaryDirectory() as cache:
+            entry = _pinned(experiment, record, backbone, scores, terms, cache, pushed)
+            write_record(entry)
+    except (DefectGenError, OSError) as error:
+        if not pushed:
+            raise
+        raise WeightsError(
+            f"{error}; the list is as it was, so that no entry names what was pushed before "
+            f"({', '.join(pushed)}): give the command again"
+        ) from error
+    return entry
+
+
+def _pinned(
+    experiment: Experiment,
+    record: ZooRecord,
+    backbone: Backbone,
+    scores: _Scores,
+    terms: Terms,
+    cache: str,
+    pushed: list[str],
+) -> ZooRecord:
+    """Push backbone and branches, and load each as it was pushed; ``pushed`` grows with each."""
+    license_, base, private = terms
+    device = experiment.settings.device
+    goods = f"{len(experiment.goods.images)} good photos"
+    commit = backbone.push_to_hub(
+        base,
+        license=license_,
+        training_data=_told(record, f"Learned from {goods}"),
+        evaluation=scores.backbone,
+        private=private,
+    )
+    pushed.append(f"{base} at {commit}")
+    there = Backbone.from_pretrained(base, revision=commit, cache_dir=cache, device=device)
+    sums = _sums(base, "backbone", commit, cache)
+    branches = {}
+    for defect, (pairs, _) in experiment.splits.items():
+        synth = experiment.branch(backbone, defect)
+        synth.backbone_ = there  # so that the branch names its repository
+        repo_id = record.branch_repo(defect, base)
+        photos = f"Learned from {len(pairs.images)} photos of the defect {defect!r} with masks"
+        at = synth.push_to_hub(
+            repo_id,
+            license=license_,
+            training_data=_told(record, f"{photos}, its backbone from {goods},"),
+            evaluation=scores.branches[defect],
+            private=private,
+        )
+        pushed.append(f"{repo_id} at {at}")
+        DefectSynthesizer.from_pretrained(repo_id, revision=at, cache_dir=cache, device=device)
+        digest = _sums(repo_id, "synthesizer", at, cache)
+        branches[defect] = PublishedBranch(repo_id, at, digest)
+    return record.published_as(commit, sums, repo_id=base, branches=branches)
+
+
+def _told(record: ZooRecord, learned: str) -> str:
+    """What a card says of the photos."""
+    return (
+        f"{learned} of the category {record.category} of {record.data}. License of the photos: "
+        f"{record.data_license}. Their owners ask to be cited: {record.citation}."
+    )
+
+
+def _sums(repo_id: str, kind: str, commit: str, cache: str) -> str:
+    """The sha256 of the list of sums of what was pushed."""
+    options = HubOptions(revision=commit, cache_dir=cache)
+    with fetched(repo_id, kind, options) as found:
+        return f"sha256:{sha256_file(found.folder / SUMS_FILE)}"
