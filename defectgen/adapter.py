@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from defectgen.backbone import Backbone
 from defectgen.backbone_files import read_backbone
+from defectgen.checks import check_range
 from defectgen.config import DefectConfig
 from defectgen.errors import ConfigError, DefectGenError, NotFittedError, WeightsError
 from defectgen.estimator import resolve_device
@@ -157,6 +158,7 @@ def _read_synthesizer(
         shape = backbone.fitted().config
         defect = DefectConfig.from_dict(config["config"]["defect"])
         moves_from(defect.moves)  # refused here and not at the first sample
+        check_range("places", defect.places, low=1, high=1024, integer=True)
         first = defect.first_resolution
         synth = cls(backbone, preset=config["preset"], first_resolution=first, device=device)
         synth.config_ = config["config"]

@@ -49,6 +49,7 @@ class DefectConfig(Record):
     mask_steepness: float = 2.0  # the losses see tanh(mask_steepness * logits)
     known: int = 0  # masks come from so many training pairs; 0: from the ToMask head
     moves: str = ""  # operations of the augmentation policy that may move these masks
+    places: int = 16  # tried for each mask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +77,6 @@ class TrainConfig(Record):
     ada_cap: float | None = 0.8  # largest p; None: no cap, as published
     warm_learning_rate: float = 0.005
     anchor_weight: float = 0.0  # reconstruction term kept in the adversarial part
-    code_spread: float = 1.0  # of the normal codes a linear mapping begins with
     anchor_cell: int = 1  # side in pixels of the cells whose means the reconstruction compares
     texture_weight: float = 0.0  # of the texture distance in reconstruction terms
     match_weight: float = 1.0
@@ -208,15 +208,7 @@ def backbone_training(
     # discriminator sees no difference for most of the budget (docs/lab-notes.md).
     recipe = replace(recipe, learning_rate=0.002, precision=precision)
     if layout == "texture":
-        # Independent amplitudes add up to more contrast than a window has. A long game unlearns it
-        # and needs the variety; a short one has to begin with little (docs/lab-notes.md).
-        return replace(
-            recipe,
-            warm_kimg=round(total / 10, 3),
-            anchor_weight=2.0,
-            anchor_cell=8,
-            code_spread=round(min(1.0, max(0.2, total / default)), 3),
-        )
+        return replace(recipe, warm_kimg=round(total / 10, 3), anchor_weight=2.0, anchor_cell=8)
     return replace(recipe, warm_kimg=round(total * 2 / 3, 3), anchor_weight=10.0)
 
 

@@ -22,8 +22,9 @@ from defectgen.networks.known import (
     thumbnail,
 )
 
-#: Places tried for each mask.
-CANDIDATES = 16
+#: Places tried for each mask: on a part in a fixed pose few are like its own, so more are tried,
+#: or samples would repeat the training pairs where they were.
+PLACES, ALIGNED_PLACES = 16, 64
 #: Probability of each move.
 MOVES = 0.9
 #: Points per axis of the field that bends a defect, and the spread of its shifts: of the side.
@@ -115,6 +116,7 @@ def place_masks(
     weights: Tensor,
     scenes: Tensor | None,
     sources: Sequence[torch.Generator],
+    places: int = PLACES,
 ) -> Placed:
     """One mask for each sample: of a pair drawn by weight, at a place that looks like its own.
 
@@ -124,6 +126,7 @@ def place_masks(
         weights: (N, n), how much of each pair is in a sample.
         scenes: (N, C, R, R), what the samples look like without a defect; None if unknown.
         sources: a generator for each sample, or one for all.
+        places: how many are tried.
 
     Returns:
         Masks, none of them empty, and the example for each.
@@ -132,9 +135,9 @@ def place_masks(
     index, matrices, contrasts, fields = [], [], [], []
     for row, source in zip(weights, _each(sources, count), strict=True):
         # Drawn on the generator's device, so that a seed means the same on every machine.
-        chosen = torch.multinomial(row.to(source.device), CANDIDATES, True, generator=source)
+        chosen = torch.multinomial(row.to(source.device), places, True, generator=source)
         index.append(chosen)
-        moved = draw_matrices(policy, CANDIDATES, side, p=MOVES, generator=source)
+        moved = draw_matrices(policy, places, side, p=MOVES, generator=source)
         moved[-1] = torch.eye(3)  # if nothing fits, where it was
         matrices.append(moved)
         fields.append(draw_fields(1, side, source))
@@ -149,7 +152,7 @@ def place_masks(
     lost = after * scale < KEPT * before
     score = torch.zeros_like(after)
     if scenes is not None:
-        here = thumbnail(scenes).repeat_interleave(CANDIDATES, 0)
+        here = thumbnail(scenes).repeat_interleave(places, 0)
         own = torch.cat(
             [warp_mask(known.scenes[pairs, c : c + 1], small) for c in range(here.shape[1])], 1
         )
@@ -162,7 +165,7 @@ def place_masks(
     score = torch.where(lost, torch.full_like(score, 1e3), score)
     # The first that is good enough, or else the best: the best of all would always be no move.
     rank = torch.where(score <= LIKENESS, torch.arange(len(score), device=device) * 1e-6 - 1, score)
-    best = rank.view(count, CANDIDATES).argmin(1) + CANDIDATES * torch.arange(count, device=device)
+    best = rank.view(count, places).argmin(1) + places * torch.arange(count, device=device)
     pairs, maps = pairs[best], maps[best]
     images, masks = moved_pairs(*known.pairs(pairs), maps, torch.cat(fields))
     shown = adapted(images, masks, scenes, torch.cat(contrasts).to(device))

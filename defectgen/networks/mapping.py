@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -81,6 +83,14 @@ class MappingNetwork(nn.Module):
             Linear(a, b, act=act, lr_mult=0.01) for a, b in zip(sizes, sizes[1:], strict=False)
         )
         self.register_buffer("w_avg", torch.zeros(w_dim))
+
+    @torch.no_grad()
+    def set(self, matrix: Tensor, mean: Tensor) -> None:
+        """Be the linear map mean (W,) + z @ matrix (Z, W); for 0 layers only."""
+        layer = cast(Linear, self.layers[0])
+        layer.weight.copy_(matrix.t() * (matrix.shape[0] ** 0.5 / layer.lr_mult))
+        layer.bias.copy_(mean / layer.lr_mult)
+        self.w_avg.copy_(mean)
 
     def forward(self, z: Tensor, *, psi: float = 1.0, update_mean: bool = False) -> Tensor:
         """z (N, Z) -> w (N, W), pulled towards the mean by w_avg + psi * (w - w_avg).

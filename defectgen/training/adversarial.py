@@ -28,16 +28,15 @@ class Codes(nn.Module):
 
     Attributes:
         table: (n, W), learned.
-        keys: (n, Z), fixed: unit rows, or with a spread scores of unit variance.
-        spread: codes follow one normal distribution, so many times as wide as their own; None: they
-            lie near each other in groups.
+        keys: (n, Z), fixed: unit rows, or with `linear` scores of unit variance.
+        linear: codes follow one normal distribution instead of lying near each other in groups.
     """
 
     keys: Tensor
 
-    def __init__(self, table: Tensor, keys: Tensor, *, spread: float | None = None) -> None:
+    def __init__(self, table: Tensor, keys: Tensor, *, linear: bool = False) -> None:
         super().__init__()
-        self.spread = spread
+        self.linear = linear
         self.table = nn.Parameter(table.clone())
         self.register_buffer("keys", keys.clone())
 
@@ -63,14 +62,19 @@ class Codes(nn.Module):
         """softmax(beta * <key_i, z>) @ table: the code nearest to z, mixed with its neighbors.
 
         z (N, Z) is scaled to length sqrt(Z); the result (N, W) is what the mapping network has to
-        give for z, if fresh z are to fall where the synthesis has learned to draw. With a spread
-        mean(table) + spread * z @ (keys^T table) / n.
+        give for z, if fresh z are to fall where the synthesis has learned to draw. With `linear`
+        mean(table) + z @ (keys^T table) / n: as normally distributed as the codes are.
         """
-        if self.spread is not None:
-            z = self.spread * F.normalize(z, dim=1) * z.shape[1] ** 0.5
-            mean = self.table.mean(dim=0)
-            return mean + z @ (self.keys.t() @ (self.table - mean)) / len(self.table)
+        if self.linear:
+            z = F.normalize(z, dim=1) * z.shape[1] ** 0.5
+            matrix, mean = self.line()
+            return mean + z @ matrix
         return blend(z, self.keys) @ self.table
+
+    def line(self) -> tuple[Tensor, Tensor]:
+        """The linear map of `blend`: matrix (Z, W) and mean (W,)."""
+        mean = self.table.mean(dim=0)
+        return self.keys.t() @ (self.table - mean) / len(self.table), mean
 
 
 def draw(size: torch.Size | tuple[int, ...], generator: torch.Generator) -> Tensor:

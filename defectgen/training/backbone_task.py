@@ -83,7 +83,10 @@ class BackboneTask:
         starts = principal_codes(self.images, config.w_dim, config.z_dim, source, linear=linear)
         if isinstance(mapping, CodeMapping):
             return Codes.of(mapping, starts[0], KEY_LENGTH * starts[1])
-        return Codes(*starts, spread=self.config.code_spread if linear else None)
+        codes = Codes(*starts, linear=linear)
+        if linear:  # exactly, as the fit has few steps in a short run
+            mapping.set(*codes.line())
+        return codes
 
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
         c, g = self.config, self.network

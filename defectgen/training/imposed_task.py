@@ -152,7 +152,9 @@ class ImposedTask(DefectTask):
         # Not the keys of `defects`, which a run resumed in another process computes anew.
         keys = cast(CodeMapping, self.branch.mapping).keys
         weights, scene = blend(z, keys), self._scene(objects)
-        masks, example = place_masks(self.known, self.moves, weights, scene, [source])
+        masks, example = place_masks(
+            self.known, self.moves, weights, scene, [source], self.branch.config.places
+        )
         return self._draw(objects, defects, masks, example), masks
 
     def _fakes(self, count: int) -> tuple[Tensor, Tensor]:

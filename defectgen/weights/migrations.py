@@ -15,7 +15,7 @@ Migration = Callable[[dict[str, Any], dict[str, Tensor]], tuple[dict[str, Any], 
 _NEW_IN_2: dict[str, dict[str, Any]] = {
     "backbone": {"mapping_codes": 0, "base_components": 0},
     "defect": {"known": 0, "moves": ""},
-    "training": {"precision": "fp32", "anchor_cell": 1, "texture_weight": 0.0, "code_spread": 1.0},
+    "training": {"precision": "fp32", "anchor_cell": 1, "texture_weight": 0.0},
 }
 
 
@@ -45,7 +45,23 @@ def from_1(
     return {**config, "config": parts}, tensors
 
 
+def from_2(
+    config: dict[str, Any], tensors: dict[str, Tensor]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Version 2 to 3: known pairs are bytes, and how many places are tried is told."""
+    if config["kind"] == "synthesizer":
+        parts = config["config"]
+        config = {**config, "config": {**parts, "defect": {"places": 16, **parts["defect"]}}}
+    known = {name: tensors[name] for name in tensors if name.startswith("branch.known.")}
+    for name, value in known.items():
+        if name.endswith(".images") and value.is_floating_point():
+            known[name] = ((value + 1) * 127.5).round().clamp(0, 255).byte()
+        if name.endswith(".masks") and value.is_floating_point():
+            known[name] = (value > 0).byte()
+    return config, {**tensors, **known}
+
+
 #: `MIGRATIONS[v]` turns version v into v + 1. Each has a folder of version v under tests/weights.
-MIGRATIONS: dict[int, Migration] = {1: from_1}
+MIGRATIONS: dict[int, Migration] = {1: from_1, 2: from_2}
 #: Version of the format written here: raise it, and add to the table, when a field comes or goes.
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3

@@ -1,7 +1,7 @@
 """Folders of older versions load, and sample what they sampled then.
 
-``format1/synthesizer`` was written by the sources of the commit in ``format1/expected.json``, whose
-numbers they computed: networks of 6 channels, trained for some steps on drawn parts.
+Each ``format*/synthesizer`` was written by the sources of the commit in the ``expected.json`` beside
+it, whose numbers they computed: networks of 6 channels, trained for some steps on drawn parts.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from defectgen.config import BackboneConfig, DefectConfig, TrainConfig
 from defectgen.data.example import example_folders
 from defectgen.weights import FORMAT_VERSION, MIGRATIONS
 
-OLD = Path(__file__).parent / "format1" / "synthesizer"
-THEN = json.loads((OLD.parent / "expected.json").read_text())
+HERE = Path(__file__).parent
+OLD = HERE / "format1" / "synthesizer"
+VERSIONS = sorted(MIGRATIONS)
 
 #: Fields by format version. Whoever changes fields raises FORMAT_VERSION, adds a migration with a
 #: folder of the version before, and then a line here.
-FIELDS = {2: "2ca96ba83e85dcd4"}
+FIELDS = {3: "83523aee5f4d5f0e"}
 
 
 def load(folder):
@@ -43,32 +44,49 @@ def edit(folder, change):
     file.write_text(json.dumps(config))
 
 
-def test_the_old_folder_is_of_the_old_format_and_small():
-    config = json.loads((OLD / "config.json").read_text())
-    assert config["format_version"] == 1
-    assert "known" not in config["config"]["defect"]
-    assert "composite_reals" in config["config"]["training"]
-    assert sum(p.stat().st_size for p in OLD.parent.rglob("*") if p.is_file()) < 100_000
+def stored(version):
+    return HERE / f"format{version}" / "synthesizer"
 
 
-def test_an_old_synthesizer_samples_what_it_sampled_then():
-    images, masks, normals = load(OLD).sample(
-        THEN["count"], seed=THEN["seed"], return_masks=True, return_normals=True
+def then(version):
+    return json.loads((stored(version).parent / "expected.json").read_text())
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_old_folders_are_of_the_old_formats_and_small(version):
+    config = json.loads((stored(version) / "config.json").read_text())
+    assert config["format_version"] == version
+    assert ("known" in config["config"]["defect"]) == (version > 1)
+    assert ("composite_reals" in config["config"]["training"]) == (version == 1)
+    assert "places" not in config["config"]["defect"]
+    files = [p for p in stored(version).parent.rglob("*") if p.is_file()]
+    assert sum(p.stat().st_size for p in files) < 160_000
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_an_old_synthesizer_samples_what_it_sampled_then(version):
+    told = then(version)
+    images, masks, normals = load(stored(version)).sample(
+        told["count"], seed=told["seed"], return_masks=True, return_normals=True
     )
-    assert masks.flatten(1).sum(1).tolist() == THEN["mask_pixels"]
+    assert masks.flatten(1).sum(1).tolist() == told["mask_pixels"]
     found = hashlib.sha256(masks.to(torch.uint8).numpy().tobytes()).hexdigest()
-    assert found == THEN["mask_sha256"]
-    torch.testing.assert_close(row(images), torch.tensor(THEN["image_row"]), atol=1e-5, rtol=0)
-    torch.testing.assert_close(row(normals), torch.tensor(THEN["normal_row"]), atol=1e-5, rtol=0)
+    assert found == told["mask_sha256"]
+    torch.testing.assert_close(row(images), torch.tensor(told["image_row"]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(row(normals), torch.tensor(told["normal_row"]), atol=1e-5, rtol=0)
 
 
-def test_an_old_backbone_samples_what_it_sampled_then():
-    goods = Backbone.from_pretrained(OLD / "backbone", device="cpu").sample(2, seed=THEN["seed"])
-    torch.testing.assert_close(row(goods), torch.tensor(THEN["good_row"]), atol=1e-5, rtol=0)
+@pytest.mark.parametrize("version", VERSIONS)
+def test_an_old_backbone_samples_what_it_sampled_then(version):
+    told = then(version)
+    goods = Backbone.from_pretrained(stored(version) / "backbone", device="cpu")
+    rows = row(goods.sample(2, seed=told["seed"]))
+    torch.testing.assert_close(rows, torch.tensor(told["good_row"]), atol=1e-5, rtol=0)
 
 
-def test_saved_anew_it_is_of_this_format_and_still_the_same(tmp_path):
-    old = load(OLD)
+@pytest.mark.parametrize("version", VERSIONS)
+def test_saved_anew_it_is_of_this_format_and_still_the_same(version, tmp_path):
+    old = load(stored(version))
     old.save_pretrained(tmp_path / "new", include_backbone=True)
     config = json.loads((tmp_path / "new" / "config.json").read_text())
     assert config["format_version"] == FORMAT_VERSION
@@ -79,12 +97,14 @@ def test_saved_anew_it_is_of_this_format_and_still_the_same(tmp_path):
     TrainConfig.from_dict(new.config_["training"])
 
 
-def test_a_folder_that_said_1_with_the_fields_of_2_keeps_them():
-    shipped = example_folders().backbone
-    config = json.loads((shipped / "config.json").read_text())
-    if config["format_version"] != 1:
-        pytest.skip("the shipped backbone has been saved anew")
-    assert Backbone.from_pretrained(shipped, device="cpu").config_ == config["config"]
+def test_a_folder_that_said_1_with_the_fields_of_2_keeps_them(tmp_path):
+    shutil.copytree(example_folders().backbone, tmp_path / "b")
+    edit(tmp_path / "b", lambda config: config.update(format_version=1))
+    config = json.loads((tmp_path / "b" / "config.json").read_text())["config"]
+    assert config["backbone"]["mapping_codes"] > 0
+    found = Backbone.from_pretrained(tmp_path / "b", device="cpu").config_
+    assert found["backbone"] == config["backbone"]
+    assert {**found["training"], **config["training"]} == found["training"]
 
 
 def test_an_old_synthesizer_without_discriminator_says_so(tmp_path):
