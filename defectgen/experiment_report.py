@@ -6,6 +6,8 @@ from typing import Any
 
 #: Of n photos of a defect the first third by name is learned from, and at least so many.
 FEWEST_LEARNED = 5
+#: What the lines of a table begin with that tell what a score is: said once for all tables.
+NOTE = "- **"
 
 
 def cost_line(name: str, cost: dict[str, Any]) -> str:
@@ -27,12 +29,19 @@ def report_text(found: dict[str, Any]) -> str:
         f"{found['settings']['seed']}. Of the photos of a defect the first third by name, at least "
         f"{FEWEST_LEARNED}, was learned from; the scores compare with the others.",
     ]
+    notes: dict[str, None] = {}
     for defect, scores in found["defects"].items():
+        lines = scores["table"].split("\n")
+        told = [line for line in lines if line.startswith(NOTE)]
+        notes |= dict.fromkeys(told)
+        table = [line for line in lines if line not in told]
         parts += [
             f"## {defect}",
             f"{scores['learned']} pairs learned, {scores['test']} unseen.",
-            scores["table"],
+            # Without the empty line that was left where the notes were.
+            "\n".join(table).replace("\n\n\n", "\n\n"),
         ]
+    parts += ["## Scores", "\n".join(notes)] if notes else []
     if found["left_out"]:
         few = ", ".join(f"{name} ({count})" for name, count in found["left_out"].items())
         parts.append(f"Too few pairs to learn from and to test on: {few}.")

@@ -207,4 +207,9 @@ def test_the_summary_has_a_line_for_each_defect():
     assert len(lines) == 2 + 4
     assert lines[2] == "| mvtec/part | dent | 5 |  |  | 0.812 |  |"
     assert lines[5].startswith("| visa/other | thin scratch | 6 |")
-    assert "at 64 px" in report_text(report)
+    table = "| score |\n| x |\n\n- **x**: what it is.\n\nSettings: seed 0."
+    report["defects"] = {name: {**found, "table": table} for name in ("dent", "thin scratch")}
+    text = report_text(report)
+    assert "at 64 px" in text
+    assert text.count("| x |\n\nSettings: seed 0.\n\n") == 2
+    assert text.count("- **x**: what it is.") == 1  # said once for all tables
