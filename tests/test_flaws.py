@@ -407,7 +407,7 @@ def test_nothing_in_training_looks_at_the_clock():
     # The bar says how fast it goes, the demo how long it took, a build how long it may take, an
     # experiment what it will cost; a broken download waits a second. None hands it to training.
     known = {"callbacks.py", "demo.py", "demo_speed.py", "_build.py", "transfer.py"}
-    assert users == {*known, "experiment.py"}
+    assert users == {*known, "experiment_cost.py"}
 
 
 # -- masks people have (spec section 6: issues 31, 57) ---

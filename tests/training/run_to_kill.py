@@ -70,7 +70,7 @@ def fit(kind: str, run_dir: Path, backbone: Path | None, *, resume: bool):
     """Run, or continue, the one run of this kind."""
     images, masks = pictures(10)
     numbers = {
-        "kimg": ITERATIONS * BATCH / 1000, "batch_size": BATCH, "seed": 5, "device": "cpu",
+        "kimg": ITERATIONS * BATCH / 1000, "batch_size": BATCH, "seed": 6, "device": "cpu",
         "verbose": 0, "run_dir": run_dir,
     }  # fmt: skip
     if kind == "backbone":

@@ -295,8 +295,10 @@ def test_another_kind_names_the_class_to_use(saved):
 
 
 def test_a_newer_format_says_update(saved):
-    edit_config(saved, format_version=3, kind="something new")
-    with pytest.raises(WeightsError, match="reads formats up to 2; got format 3.*update defectgen"):
+    newer = FORMAT_VERSION + 1
+    edit_config(saved, format_version=newer, kind="something new")
+    words = f"reads formats up to {FORMAT_VERSION}; got format {newer}.*update defectgen"
+    with pytest.raises(WeightsError, match=words):
         load_folder(saved, "backbone")
 
 
@@ -353,17 +355,17 @@ def test_migrations_run_in_a_row_from_the_format_of_the_file(saved, tensors, mon
     def double(config, tensors):
         return {**config, "size": 2 * config["size"]}, tensors
 
-    monkeypatch.setitem(MIGRATIONS, 2, rename)
-    monkeypatch.setitem(MIGRATIONS, 3, double)
-    monkeypatch.setattr(folder, "FORMAT_VERSION", 4)
+    monkeypatch.setitem(MIGRATIONS, FORMAT_VERSION, rename)
+    monkeypatch.setitem(MIGRATIONS, FORMAT_VERSION + 1, double)
+    monkeypatch.setattr(folder, "FORMAT_VERSION", FORMAT_VERSION + 2)
     config, loaded = load_folder(saved, "backbone")
     assert config["size"] == 128
-    assert config["format_version"] == 4
+    assert config["format_version"] == FORMAT_VERSION + 2
     assert config["digest"] == tensor_digest(tensors)
     assert set(loaded) == {"n." + name for name in tensors}
 
 
 def test_a_format_without_a_migration_is_refused(saved, monkeypatch):
-    monkeypatch.setattr(folder, "FORMAT_VERSION", 3)
-    with pytest.raises(WeightsError, match="format 2 can no longer be read"):
+    monkeypatch.setattr(folder, "FORMAT_VERSION", FORMAT_VERSION + 1)
+    with pytest.raises(WeightsError, match=f"format {FORMAT_VERSION} can no longer be read"):
         load_folder(saved, "backbone")

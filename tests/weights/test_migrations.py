@@ -1,7 +1,8 @@
 """Folders of older versions load, and sample what they sampled then.
 
-Each ``format*/synthesizer`` was written by the sources of the commit in the ``expected.json`` beside
-it, whose numbers they computed: networks of 6 channels, trained for some steps on drawn parts.
+Each ``format*/synthesizer`` was written by the sources of the commit in the ``expected.json``
+beside it, whose numbers they computed: networks of 6 channels, trained for some steps on drawn
+parts.
 """
 
 from __future__ import annotations
