@@ -21,6 +21,8 @@ from defectgen.training.state import TrainState
 
 #: Keys of a backbone's codes are so long: between two poses lies none, so one of them is taken.
 KEY_LENGTH = 6.0
+#: A linear mapping is fitted to the codes in about so many steps; with fewer it is set to them.
+FIT_STEPS = 100
 
 
 def new_discriminator(config: BackboneConfig) -> Discriminator:
@@ -84,7 +86,10 @@ class BackboneTask:
         if isinstance(mapping, CodeMapping):
             return Codes.of(mapping, starts[0], KEY_LENGTH * starts[1])
         codes = Codes(*starts, linear=linear)
-        if linear:  # exactly, as the fit has few steps in a short run
+        steps = self.config.warm_kimg * 1000 / self.config.batch_size
+        # Drawn at random it varies more than the codes do, from which a long game has more; a
+        # short run cannot unlearn it (docs/lab-notes.md).
+        if linear and steps < FIT_STEPS:
             mapping.set(*codes.line())
         return codes
 
