@@ -6,6 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+from defectgen.adapter import synthesizer_tensors
 from defectgen.backbone import Backbone
 from defectgen.errors import DefectGenError, WeightsError
 from defectgen.evaluation import evaluate_backbone
@@ -24,6 +25,7 @@ from defectgen.publish_checks import (
 )
 from defectgen.registry import PublishedBranch, ZooRecord, write_record, zoo_path, zoo_record
 from defectgen.synthesizer import DefectSynthesizer
+from defectgen.weights import tensor_digest
 from defectgen.zoo import photos_of
 
 
@@ -156,6 +158,7 @@ def _pinned(
     )
     pushed.append(f"{base} at {commit}")
     there = Backbone.from_pretrained(base, revision=commit, cache_dir=cache, device=device)
+    _check_same(base, there.digest(), scores.backbone)
     sums = _sums(base, "backbone", commit, cache)
     branches = {}
     for defect, (pairs, _) in experiment.splits.items():
@@ -171,10 +174,22 @@ def _pinned(
             private=private,
         )
         pushed.append(f"{repo_id} at {at}")
-        DefectSynthesizer.from_pretrained(repo_id, revision=at, cache_dir=cache, device=device)
+        back = DefectSynthesizer.from_pretrained(
+            repo_id, revision=at, cache_dir=cache, device=device
+        )
+        _check_same(repo_id, tensor_digest(synthesizer_tensors(back)), scores.branches[defect])
         digest = _sums(repo_id, "synthesizer", at, cache)
         branches[defect] = PublishedBranch(repo_id, at, digest)
     return record.published_as(commit, sums, repo_id=base, branches=branches)
+
+
+def _check_same(repo_id: str, digest: str, evaluation: Evaluation) -> None:
+    """Refuse to pin other weights than those that were evaluated."""
+    if digest != evaluation.settings["model"]:
+        raise WeightsError(
+            f"hub: must hold what was pushed to {repo_id}; got other weights at that commit; "
+            "check who else writes there"
+        )
 
 
 def _told(record: ZooRecord, learned: str) -> str:

@@ -42,6 +42,7 @@ def check_writable(path: Path) -> None:
     Raises:
         ConfigError: it is such a list.
     """
+    path = path.resolve()  # what a link names is written, not the link
     marked = not path.stat().st_mode & 0o222
     if marked or not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK):
         raise ConfigError(

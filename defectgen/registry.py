@@ -199,7 +199,7 @@ def write_record(record: ZooRecord, path: Path | None = None) -> None:
     found = {**zoo_records(path), record.name: record}
     entries = {name: _plain(entry) for name, entry in found.items()}
     text = json.dumps({"format_version": ZOO_VERSION, "entries": entries}, indent=1)
-    with atomic_file(path) as temporary:
+    with atomic_file(path.resolve()) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 

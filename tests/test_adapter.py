@@ -270,6 +270,7 @@ def test_warm_start_on_a_backbone_of_another_shape_is_refused(
     [
         ("defect", "known", -3, "configuration of a network; got RuntimeError"),
         ("defect", "known", 10**12, r"branch\.known\.masks has shape"),
+        ("defect", "known", 10**30, "configuration of a network; got "),
         ("defect", "moves", "scale,melt", "moves: must be names out of flip_x"),
         ("defect", "first_resolution", 12, "first_resolution"),
         ("defect", "places", 10**9, "places: "),

@@ -23,12 +23,12 @@ CODE_JITTER = 0.1
 class Codes(nn.Module):
     """One learned latent per training image: what the reconstruction terms start from.
 
-    Each code also has a fixed key on the unit sphere of Z, from the principal components of the
+    Each code also has a fixed key on a sphere of Z, from the principal components of the
     images, so that images that look alike have keys that lie close.
 
     Attributes:
         table: (n, W), learned.
-        keys: (n, Z), fixed: unit rows, or with `linear` scores of unit variance.
+        keys: (n, Z), fixed: rows of one length, or with `linear` scores of unit variance.
         linear: codes follow one normal distribution instead of lying near each other in groups.
     """
 

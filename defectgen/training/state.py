@@ -13,7 +13,7 @@ from defectgen.config import TrainConfig
 from defectgen.errors import WeightsError
 
 #: Version of the dictionary below; a resume file of another one is refused.
-STATE_VERSION = 2
+STATE_VERSION = 3
 
 
 class TrainState:

@@ -33,7 +33,7 @@ def build_strict(
     try:
         with torch.device("meta"):
             sketch = make()
-    except (ConfigError, RuntimeError, ValueError, OverflowError, ZeroDivisionError) as error:
+    except (ConfigError, RuntimeError, TypeError, ValueError, ArithmeticError) as error:
         raise WeightsError(
             f"{source}: must have a configuration of a network; got {type(error).__name__}: {error}"
             "; save or download it again"

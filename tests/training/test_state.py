@@ -176,7 +176,7 @@ def test_a_number_that_only_one_side_knows_is_refused(make_state, side):
 def test_another_version_is_refused(make_state):
     state = make_state()
     saved = {**state.state_dict(), "version": 99}
-    with pytest.raises(WeightsError, match="format version 2; got 99"):
+    with pytest.raises(WeightsError, match="format version 3; got 99"):
         state.load_state_dict(saved)
 
 
