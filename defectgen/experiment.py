@@ -14,7 +14,7 @@ from defectgen.backbone import Backbone
 from defectgen.data.images import PairSet, load_images, load_pairs
 from defectgen.errors import ConfigError, ImageError
 from defectgen.experiment_cost import backbone_cost, branch_cost, peak_gigabytes
-from defectgen.experiment_report import FEWEST_LEARNED, cost_line, report_text
+from defectgen.experiment_report import FEWEST_LEARNED, FEWEST_UNSEEN, cost_line, report_text
 from defectgen.files import atomic_file
 from defectgen.messages import say
 from defectgen.metrics.report import Evaluation
@@ -22,6 +22,8 @@ from defectgen.registry import slug
 from defectgen.sheet import SheetRow, contact_sheet
 from defectgen.synthesizer import DefectSynthesizer
 
+#: Pairs of a type of defect that it takes.
+FEWEST = FEWEST_LEARNED + FEWEST_UNSEEN
 #: Pixels of an experiment that nobody named others for.
 RESOLUTION = 256
 #: Thousands of images of the fit that decides what speed is measured with.
@@ -90,8 +92,8 @@ class Experiment:
         left_out: number of pairs of the other types.
 
     Raises:
-        ImageError: every type of defect has fewer than six pairs: five to learn from, one for the
-            test.
+        ImageError: every type of defect has fewer than seven pairs: five to learn from, two for
+            the test.
     """
 
     def __init__(
@@ -117,7 +119,7 @@ class Experiment:
         self.left_out: dict[str, int] = {}
         for defect, (images, masks) in photos.defects.items():
             count = len(images)
-            if count <= FEWEST_LEARNED:
+            if count < FEWEST:
                 self.left_out[defect] = count
                 continue
             first = max(FEWEST_LEARNED, count // 3)
@@ -128,7 +130,7 @@ class Experiment:
             self.splits[defect] = Split(learned, test)
         if not self.splits:
             raise ImageError(
-                f"data: at least one type of defect with {FEWEST_LEARNED + 1} pairs or more; got "
+                f"data: at least one type of defect with {FEWEST} pairs or more; got "
                 f"{self.left_out or 'none'} of {name}; add photos with masks"
             )
 

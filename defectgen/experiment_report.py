@@ -6,6 +6,8 @@ from typing import Any
 
 #: Of n photos of a defect the first third by name is learned from, and at least so many.
 FEWEST_LEARNED = 5
+#: Fewer unseen pairs cannot be compared with.
+FEWEST_UNSEEN = 2
 #: What the lines of a table begin with that tell what a score is: said once for all tables.
 NOTE = "- **"
 

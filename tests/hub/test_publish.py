@@ -343,3 +343,13 @@ def test_the_repository_that_is_meant():
     assert repository(record, None, None) == "defectgen/mvtec-bottle"
     assert repository(record, "acme", None) == "acme/mvtec-bottle"
     assert repository(record, None, "acme/b") == "acme/b"
+
+
+def test_other_weights_than_were_evaluated_are_not_pinned():
+    from defectgen.metrics.report import Evaluation
+    from defectgen.publish import _check_same
+
+    evaluated = Evaluation(scores={}, errors={}, settings={"model": "sha256:a"})
+    _check_same("o/n", "sha256:a", evaluated)
+    with pytest.raises(WeightsError, match="^hub: must hold what was pushed to o/n; got other"):
+        _check_same("o/n", "sha256:b", evaluated)
