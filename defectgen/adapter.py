@@ -199,7 +199,10 @@ def _load_backbone(
         with fetched(hub.repo_id, "backbone", pinned) as base:
             backbone = read_backbone(Backbone, base, device)
     else:
-        backbone = read_backbone(Backbone, Resolved(_beside(found, entry["source"])), device)
+        for folder in _places(found, entry["source"]):
+            backbone = read_backbone(Backbone, Resolved(folder), device)
+            if backbone.digest() == entry["digest"]:
+                break
     if backbone.digest() != entry["digest"]:
         raise WeightsError(
             f"backbone: the weights this branch was trained on ({entry['digest'][:19]}...); got "
@@ -208,8 +211,8 @@ def _load_backbone(
     return backbone
 
 
-def _beside(found: Resolved, source: str) -> Path:
-    """The folder of a backbone that config.json names by its path."""
+def _places(found: Resolved, source: str) -> list[Path]:
+    """The folders in which the backbone may lie that config.json names by its path."""
     # What was downloaded may name no path of this machine; what was saved here never has "..".
     if found.source is not None or ".." in Path(source).parts or "\\" in source and os.sep == "/":
         raise WeightsError(
@@ -218,6 +221,7 @@ def _beside(found: Resolved, source: str) -> Path:
         )
     # A relative source is relative to the synthesizer's own folder.
     path = found.folder / source
-    # An experiment that was moved as a whole; the digest tells whether it is the right one.
+    # An experiment that was moved or copied as a whole; the digest tells which is the right one.
     moved = found.folder.resolve().parent / path.name
-    return moved if moved.is_dir() and not path.is_dir() else path
+    there = [place for place in (path, moved) if place.is_dir()]
+    return there or [path]

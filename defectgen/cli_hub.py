@@ -6,40 +6,25 @@ import argparse
 from contextlib import nullcontext
 from pathlib import Path
 
-from defectgen.errors import ConfigError
-
 # As in cli.py, what is heavy is imported late.
 
 
 def zoo_text(arguments: argparse.Namespace) -> str:
-    """List, show, train or publish.
-
-    Raises:
-        ConfigError: arguments are missing, or too many.
-    """
+    """List, show, train or publish."""
     from defectgen import zoo
     from defectgen.registry import use_zoo
 
     with nullcontext() if arguments.zoo is None else use_zoo(Path(arguments.zoo)):
         if arguments.action == "list":
             return "\n".join(zoo.list_lines())
-        if (arguments.name is None) != (arguments.action == "train" and arguments.all):
-            raise ConfigError(
-                "NAME: must be one of `defectgen zoo list`, or --all for train; got "
-                f"{arguments.name!r}{' and --all' if arguments.all else ''}; give one of the two"
-            )
         if arguments.action == "show":
             return "\n".join(zoo.show_lines(arguments.name))
-        if arguments.data is None:
-            raise ConfigError(
-                "--data: must name the folder of the photos; got none; add --data PATH"
-            )
         return _publish(arguments) if arguments.action == "publish" else _train(arguments)
 
 
 def _train(arguments: argparse.Namespace) -> str:
     from defectgen import zoo
-    from defectgen.experiment import Settings
+    from defectgen.experiment_settings import Settings
 
     settings = Settings(
         resolution=arguments.resolution,
@@ -60,9 +45,6 @@ def _publish(arguments: argparse.Namespace) -> str:
     from defectgen.publish import Terms, publish, repository
     from defectgen.registry import zoo_record
 
-    for option, value in (("--from", arguments.source), ("--license", arguments.license)):
-        if value is None:
-            raise ConfigError(f"{option}: must be given for publish; got none; add {option}")
     record = zoo_record(arguments.name)
     repo_id = repository(record, arguments.namespace, arguments.repo_id)
     publish(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,9 +12,24 @@ from typing import Any, NamedTuple
 from defectgen.augment.policy import POLICIES, AugmentPolicy
 from defectgen.backbone import Backbone
 from defectgen.data.images import PairSet, load_images, load_pairs
-from defectgen.errors import ConfigError, ImageError
-from defectgen.experiment_cost import backbone_cost, branch_cost, peak_gigabytes
+from defectgen.errors import ImageError
+from defectgen.experiment_cost import (
+    backbone_cost,
+    branch_cost,
+    forget_peak,
+    machine,
+    peak_gigabytes,
+)
 from defectgen.experiment_report import FEWEST_LEARNED, FEWEST_UNSEEN, cost_line, report_text
+from defectgen.experiment_settings import (
+    COST,
+    FREE,
+    REPORT,
+    SETTINGS,
+    Settings,
+    check_begun,
+    read_record,
+)
 from defectgen.files import atomic_file
 from defectgen.messages import say
 from defectgen.metrics.report import Evaluation
@@ -28,37 +43,8 @@ FEWEST = FEWEST_LEARNED + FEWEST_UNSEEN
 RESOLUTION = 256
 #: Thousands of images of the fit that decides what speed is measured with.
 PROBE_KIMG = 0.016
-#: Files of an experiment: what it was begun with, and what came out.
-SETTINGS, REPORT = "settings.json", "report.json"
-#: Fields of the settings that may differ when an experiment goes on.
-FREE = ("device", "verbose")
 #: Samples that are scored, and images in a row of the pictures.
 SAMPLES, COLUMNS = 200, 8
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What an experiment is given; None takes the default of the class it is passed to.
-
-    Attributes:
-        resolution: pixels; None takes 256; `defectgen.zoo.train` puts the entry's own in its place.
-        kimg: budget of the backbone.
-        defect_kimg: budget of each branch.
-        precision: as of `Backbone`.
-        samples: how many are scored; None takes 200.
-        seed: of everything.
-        device: torch device.
-        verbose: as of `Backbone`.
-    """
-
-    resolution: int | None = None
-    kimg: float | None = None
-    defect_kimg: float | None = None
-    precision: str = "auto"
-    samples: int | None = None
-    seed: int = 0
-    device: str | None = None
-    verbose: int = 1
 
 
 class Photos(NamedTuple):
@@ -145,7 +131,7 @@ class Experiment:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.check_settings()
         _write(self.folder / SETTINGS, json.dumps(self.record(), indent=1) + "\n")
-        cost = self._kept("cost.json", self.estimate)
+        cost = self.cost()
         say(cost_line(self.name, cost), self.settings.verbose)
         backbone = self.backbone()
         rows = {}
@@ -179,24 +165,24 @@ class Experiment:
         """Compare with what the experiment in the folder was begun with, if there is one.
 
         Raises:
-            ConfigError: it was something else; the message names the first field.
+            ConfigError: see `check_begun`.
         """
-        path = self.folder / SETTINGS
-        if not path.is_file():
-            return
-        begun = json.loads(path.read_text(encoding="utf-8"))
-        for field, value in self.record().items():
-            if field in begun and begun[field] == value:
-                continue
-            got = "others" if field == "photos" else f"{value!r}, not {begun.get(field)!r}"
-            raise ConfigError(
-                f"{field}: must be as when the experiment in {self.folder} was begun; got {got}; "
-                "give the same, or another folder"
-            )
+        slugs = [slug(defect) for defect in (*self.splits, *self.left_out)]
+        parts = [name + end for name in ("backbone", *slugs) for end in ("", "-run")]
+        check_begun(self.folder, self.record(), [COST, REPORT, *parts])
+
+    def cost(self) -> dict[str, Any]:
+        """The estimate of the folder, made now if it is not there or of another machine."""
+        path, here = self.folder / COST, machine(self.settings.device)
+        if path.is_file() and read_record(path).get("machine") != here:
+            path.unlink()
+        return self._kept(COST, lambda: {**self.estimate(), "machine": here})
 
     def estimate(self) -> dict[str, Any]:
         """What all of it will cost: budgets, minutes at the speed of single steps, memory."""
-        given, probe = self.settings, self._fit_backbone(PROBE_KIMG, None)
+        given = self.settings
+        forget_peak(given.device)
+        probe = self._fit_backbone(PROBE_KIMG, None)
         backbone, whole = backbone_cost(probe, self.goods, given.kimg, given.seed)
         pairs = next(iter(self.splits.values())).learned
         branch, each = branch_cost(probe, pairs, given.defect_kimg, given.seed)
@@ -204,7 +190,7 @@ class Experiment:
             "kimg": {"backbone": backbone, "branch": branch},
             "branches": len(self.splits),
             "minutes": (whole + each * len(self.splits)) / 60,
-            "gigabytes": peak_gigabytes(),
+            "gigabytes": peak_gigabytes(given.device),
         }
 
     def _fit_backbone(self, kimg: float | None, run_dir: Path | None) -> Backbone:
@@ -290,8 +276,7 @@ class Experiment:
         path = self.folder / name
         if not path.is_file():
             _write(path, json.dumps(make(), indent=1) + "\n")
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return found
+        return read_record(path)
 
 
 def _write(path: Path, text: str) -> None:

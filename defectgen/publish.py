@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from defectgen.adapter import synthesizer_tensors
 from defectgen.backbone import Backbone
@@ -12,8 +12,9 @@ from defectgen.errors import DefectGenError, WeightsError
 from defectgen.evaluation import evaluate_backbone
 from defectgen.experiment import SAMPLES, Experiment, Photos
 from defectgen.files import sha256_file
-from defectgen.hub import HubOptions, fetched
+from defectgen.hub import HubOptions, check_seen, fetched
 from defectgen.hub.sums import SUMS_FILE
+from defectgen.messages import say
 from defectgen.metrics.features import find_extractor
 from defectgen.metrics.report import Evaluation
 from defectgen.publish_checks import (
@@ -35,7 +36,7 @@ class Terms(NamedTuple):
     Attributes:
         license: of the weights, as hubs name it: "cc-by-nc-sa-4.0".
         repo_id: of the backbone; those of the branches begin like it.
-        private: whether new repositories are seen by their owner only.
+        private: whether the repositories are seen by their owner only.
     """
 
     license: str
@@ -55,7 +56,7 @@ def publish(
 ) -> ZooRecord:
     """Evaluate a finished experiment, push backbone and branches with cards, and pin them.
 
-    What can be wrong here is found before anything is sent. Scores are computed now, on photos that
+    What can be wrong is found before anything is sent. Scores are computed now, on photos that
     the branches have not learned. What was pushed is downloaded and loaded before the entry of the
     list in use names it, in one write; if anything fails before, the list stays as it was. The
     token is the one that the hub's client knows, such as that of HF_TOKEN.
@@ -72,8 +73,9 @@ def publish(
 
     Raises:
         WeightsError: the name is not in the list, weights cannot be loaded, or the hub refuses.
-        ConfigError: the license permits more than that of the photos, the list cannot be written,
-            or the experiment is unfinished, or not that of the entry and these photos.
+        ConfigError: the license is not that of non-commercial photos, the list cannot be written,
+            the experiment is unfinished, or not that of the entry and these photos, or a repository
+            is there already and private where it should be public, or public where private.
         ImageError, MaskError: as `photos_of`.
     """
     record = zoo_record(name)
@@ -93,6 +95,8 @@ def publish(
     experiment.check_settings()
     check_finished(experiment, record, data)
     backbone = checked_weights(experiment, record)
+    targets = [record.branch_repo(defect, terms.repo_id) for defect in experiment.splits]
+    check_seen([terms.repo_id, *targets], terms.private, None)
     goods, seed = experiment.goods, settings.seed
     count = experiment.settings.samples or SAMPLES
     scores = _Scores(
@@ -126,13 +130,17 @@ def _push(
         with TemporaryDirectory() as cache:
             entry = _pinned(experiment, record, backbone, scores, terms, cache, pushed)
             write_record(entry)
-    except (DefectGenError, OSError) as error:
+    except BaseException as error:
         if not pushed:
             raise
-        raise WeightsError(
-            f"{error}; the list is as it was, so that no entry names what was pushed before "
+        told = (
+            "the list is as it was, so that no entry names what was pushed before "
             f"({', '.join(pushed)}): give the command again"
-        ) from error
+        )
+        if isinstance(error, (DefectGenError, OSError)):
+            raise WeightsError(f"{error}; {told}") from error
+        say(f"publish: {told}", 1)  # an interrupt, or an error of another library
+        raise
     return entry
 
 
@@ -157,9 +165,11 @@ def _pinned(
         private=private,
     )
     pushed.append(f"{base} at {commit}")
-    there = Backbone.from_pretrained(base, revision=commit, cache_dir=cache, device=device)
+    # What is public must come without a token too.
+    how: dict[str, Any] = {"cache_dir": cache, "token": None if private else False}
+    there = Backbone.from_pretrained(base, revision=commit, device=device, **how)
     _check_same(base, there.digest(), scores.backbone)
-    sums = _sums(base, "backbone", commit, cache)
+    sums = _sums(base, "backbone", HubOptions(revision=commit, **how))
     branches = {}
     for defect, (pairs, _) in experiment.splits.items():
         synth = experiment.branch(backbone, defect)
@@ -174,11 +184,9 @@ def _pinned(
             private=private,
         )
         pushed.append(f"{repo_id} at {at}")
-        back = DefectSynthesizer.from_pretrained(
-            repo_id, revision=at, cache_dir=cache, device=device
-        )
+        back = DefectSynthesizer.from_pretrained(repo_id, revision=at, device=device, **how)
         _check_same(repo_id, tensor_digest(synthesizer_tensors(back)), scores.branches[defect])
-        digest = _sums(repo_id, "synthesizer", at, cache)
+        digest = _sums(repo_id, "synthesizer", HubOptions(revision=at, **how))
         branches[defect] = PublishedBranch(repo_id, at, digest)
     return record.published_as(commit, sums, repo_id=base, branches=branches)
 
@@ -200,8 +208,7 @@ def _told(record: ZooRecord, learned: str) -> str:
     )
 
 
-def _sums(repo_id: str, kind: str, commit: str, cache: str) -> str:
+def _sums(repo_id: str, kind: str, options: HubOptions) -> str:
     """The sha256 of the list of sums of what was pushed."""
-    options = HubOptions(revision=commit, cache_dir=cache)
     with fetched(repo_id, kind, options) as found:
         return f"sha256:{sha256_file(found.folder / SUMS_FILE)}"

@@ -2,37 +2,40 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 from defectgen.augment.policy import AugmentPolicy
 from defectgen.backbone import Backbone
 from defectgen.errors import ConfigError, WeightsError
-from defectgen.experiment import REPORT, SETTINGS, Experiment, Settings
-from defectgen.files import FOLDER_MARK, read_text
+from defectgen.experiment import Experiment
+from defectgen.experiment_cost import backbone_plan, branch_plan
+from defectgen.experiment_settings import REPORT, SETTINGS, Settings, read_record
+from defectgen.files import FOLDER_MARK
 from defectgen.hub import check_push
-from defectgen.registry import ZooRecord, slug
+from defectgen.registry import ZOO_FILE, ZooRecord, slug, zoo_path
 
-_MAX_BYTES = 1 << 20
-_NONCOMMERCIAL = re.compile(r"-nc(-|$)")
+#: Arguments of the command that trains, by field of the settings.
+_OPTIONS = {"kimg": "--kimg", "defect_kimg": "--defect-kimg", "seed": "--seed"}
+_OPTIONS["precision"] = "--precision"
 
 
 def check_terms(record: ZooRecord, license: str, repo_id: str) -> None:  # noqa: A002
     """Find out what is wrong with license and names.
 
     Raises:
-        ConfigError: no license or id, or a license that permits what that of the photos forbids.
+        ConfigError: no license or id, or another license than that of non-commercial photos.
     """
     for name in (repo_id, *(record.branch_repo(defect, repo_id) for defect in record.defects)):
         check_push(name, license, None)
-    if record.noncommercial and not _NONCOMMERCIAL.search(license):
+    # Share-alike: what is made of the photos may go on under their own license only.
+    wanted = record.data_license.lower()
+    if record.noncommercial and license != wanted:
         raise ConfigError(
-            f"license: must be a non-commercial one, with '-nc', for weights of {record.data}, "
-            f"whose photos are {record.data_license}; got {license!r}; take "
-            f"{record.data_license.lower()!r}"
+            f"license: must be that of the photos for weights of {record.data}, which exclude "
+            f"commercial use; got {license!r}; take {wanted!r}"
         )
 
 
@@ -58,17 +61,17 @@ def begun_settings(record: ZooRecord, data: Path, folder: Path, device: str | No
         ConfigError: it is not, or the folder holds no experiment.
     """
     try:
-        begun: dict[str, Any] = json.loads(read_text(folder / SETTINGS, _MAX_BYTES))
+        begun = read_record(folder / SETTINGS)
         numbers = {
             key: begun[key] for key in ("kimg", "defect_kimg", "precision", "samples", "seed")
         }
         found = {key: begun[key] for key in ("name", "resolution", "channels", "augment")}
     except FileNotFoundError as error:
         raise _unfinished(record, data, folder, [SETTINGS]) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except KeyError as error:
         raise ConfigError(
             f"folder: must hold the {SETTINGS} of an experiment; got {str(folder)!r}, where it "
-            "cannot be read; pass the folder that `defectgen zoo train` wrote"
+            f"has no {error}; pass the folder that `defectgen zoo train` wrote"
         ) from error
     wanted = {
         "name": record.name,
@@ -96,7 +99,7 @@ def check_finished(experiment: Experiment, record: ZooRecord, data: Path) -> Non
     names = [REPORT, *(f"{name}/{FOLDER_MARK}" for name in weights)]
     missing = [name for name in names if not (experiment.folder / name).is_file()]
     if missing:
-        raise _unfinished(record, data, experiment.folder, missing)
+        raise _unfinished(record, data, experiment.folder, missing, experiment.settings)
     strange = sorted(set(experiment.splits) - set(record.defects))
     if strange:
         raise ConfigError(
@@ -105,18 +108,30 @@ def check_finished(experiment: Experiment, record: ZooRecord, data: Path) -> Non
         )
 
 
-def _unfinished(record: ZooRecord, data: Path, folder: Path, missing: list[str]) -> ConfigError:
+def _unfinished(
+    record: ZooRecord,
+    data: Path,
+    folder: Path,
+    missing: list[str],
+    settings: Settings | None = None,
+) -> ConfigError:
+    """The refusal, with the command that trains what is missing as it was begun.
+
+    The folder is that of the category in ``--out``.
+    """
+    words = ["defectgen", "zoo", "train", record.name, "--data", str(data)]
+    if folder.parts[-2:] == tuple(record.name.split("/")):
+        words += ["--out", str(folder.parents[1])]
+    if zoo_path() != ZOO_FILE:
+        words += ["--zoo", str(zoo_path())]
+    for field, option in _OPTIONS.items() if settings else ():
+        value = getattr(settings, field)
+        if value != getattr(Settings, field):
+            words += [option, str(value)]
     return ConfigError(
         f"folder: must be that of a finished experiment; got {str(folder)!r} without "
-        f"{', '.join(missing)}; {_command(record, data, folder)} first"
+        f"{', '.join(missing)}; run `{shlex.join(words)}` first"
     )
-
-
-def _command(record: ZooRecord, data: Path, folder: Path) -> str:
-    """How to train what is missing: the folder is that of the category in ``--out``."""
-    ends = folder.parts[-2:] == tuple(record.name.split("/"))
-    out = f" --out {folder.parents[1]}" if ends else ""
-    return f"run `defectgen zoo train {record.name} --data {data}{out}`"
 
 
 def checked_weights(experiment: Experiment, record: ZooRecord) -> Backbone:
@@ -129,12 +144,16 @@ def checked_weights(experiment: Experiment, record: ZooRecord) -> Backbone:
         WeightsError: they are damaged, or others.
     """
     backbone = experiment.backbone()
-    told = backbone.config_
-    learned = {"backbone": (told["data"]["digest"], experiment.goods.digest)}
+    given, told = experiment.settings, backbone.config_
+    plan = backbone_plan(backbone, given.kimg, given.seed)
+    wanted = {"backbone": _run(experiment.goods.digest, plan.to_dict())}
+    found = {"backbone": _run(told["data"]["digest"], told["training"])}
+    plan = branch_plan(backbone, given.defect_kimg, given.seed)
     for defect, (pairs, _) in experiment.splits.items():
         config = experiment.branch(backbone, defect).config_
-        learned[slug(defect)] = (config["data"]["digest"], pairs.digest)
-    strange = [name for name, (found, wanted) in learned.items() if found != wanted]
+        wanted[slug(defect)] = _run(pairs.digest, plan.to_dict())
+        found[slug(defect)] = _run(config["data"]["digest"], config["training"])
+    strange = [name for name in wanted if found[name] != wanted[name]]
     shape, policy = told["backbone"], told["augment"]["policy"]
     kept = AugmentPolicy.from_dict(policy) == experiment.augment
     if strange or not kept or shape["resolution"] != record.resolution:
@@ -143,3 +162,8 @@ def checked_weights(experiment: Experiment, record: ZooRecord) -> Backbone:
             f"{', '.join(strange) or 'backbone'}; remove these, and train again"
         )
     return backbone
+
+
+def _run(digest: str, training: dict[str, Any]) -> tuple[Any, ...]:
+    """What tells one run of an experiment from another: photos, budget, seed."""
+    return digest, training["kimg"], training["seed"]

@@ -168,9 +168,11 @@ def zoo_records(path: Path | None = None) -> dict[str, ZooRecord]:
             raise ConfigError(f"format_version: must be {ZOO_VERSION}")
         return {name: _record(name, entry) for name, entry in whole["entries"].items()}
     except (OSError, ValueError, TypeError, AttributeError, ConfigError) as error:
+        repair = (
+            "install defectgen again" if path == ZOO_FILE else "check the path, or copy it anew"
+        )
         raise WeightsError(
-            f"zoo: must be the list of the zoo; got {str(path)!r} ({error}); "
-            "install defectgen again"
+            f"zoo: must be the list of the zoo; got {str(path)!r} ({error}); {repair}"
         ) from error
 
 

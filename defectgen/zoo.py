@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -13,8 +12,9 @@ import torch
 from defectgen.data import MVTecAD, VisA
 from defectgen.data.dataset import DefectData
 from defectgen.errors import ConfigError
-from defectgen.experiment import Experiment, Photos, Settings
+from defectgen.experiment import Experiment, Photos
 from defectgen.experiment_report import summary_text
+from defectgen.experiment_settings import Settings, read_record
 from defectgen.files import atomic_file
 from defectgen.registry import ZooRecord, zoo_record, zoo_records
 
@@ -123,7 +123,7 @@ def names_for(data: Path) -> list[str]:
 def _summary(out: Path) -> str:
     """The table of all reports in a folder, also written there; whoever ends last has them all."""
     found = sorted(out.glob("*/*/report.json"))
-    text = summary_text([json.loads(path.read_text(encoding="utf-8")) for path in found])
+    text = summary_text([read_record(path) for path in found])
     with atomic_file(out / SUMMARY) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return text

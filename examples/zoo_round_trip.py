@@ -21,7 +21,7 @@ import torch
 
 from defectgen import Backbone, DefectSynthesizer
 from defectgen.data.example import example_folders
-from defectgen.experiment import Settings
+from defectgen.experiment_settings import Settings
 from defectgen.publish import Terms, publish, repository
 from defectgen.registry import ZOO_FILE, use_zoo, write_record, zoo_record
 from defectgen.zoo import train

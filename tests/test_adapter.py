@@ -303,6 +303,18 @@ def test_both_folders_may_move_together(on_folder, home, tmp_path):
     assert_same_samples(load(tmp_path / "elsewhere/s"), on_folder)
 
 
+def test_a_copy_stands_on_its_own_backbone(on_folder, home, stranger, tmp_path):
+    """Although that of the original is still there, and has been trained again since."""
+    on_folder.save_pretrained(tmp_path / "s")
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("s", "home"):
+        shutil.copytree(tmp_path / name, tmp_path / "elsewhere" / name)
+    stranger.save_pretrained(home)
+    assert_same_samples(load(tmp_path / "elsewhere/s"), on_folder)
+    with pytest.raises(WeightsError, match="^backbone: the weights this branch was trained on"):
+        load(tmp_path / "s")
+
+
 def test_another_backbone_beside_it_is_refused(on_folder, home, stranger, tmp_path):
     on_folder.save_pretrained(tmp_path / "s")
     (tmp_path / "elsewhere").mkdir()

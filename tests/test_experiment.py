@@ -11,8 +11,9 @@ import torch
 
 from defectgen import experiment, experiment_cost
 from defectgen.errors import ConfigError, ImageError
-from defectgen.experiment import Experiment, Photos, Settings
+from defectgen.experiment import Experiment, Photos
 from defectgen.experiment_report import cost_line, report_text, summary_text
+from defectgen.experiment_settings import Settings
 from defectgen.training import loop
 
 SHORT = Settings(
@@ -163,6 +164,42 @@ def test_other_photos_operations_and_products_are_refused(tmp_path, monkeypatch)
             other.run()
 
 
+@pytest.mark.parametrize("text", ["", "[]", "{", "\xff"])
+@pytest.mark.parametrize("name", ["settings.json", "cost.json"])
+def test_damaged_files_are_one_sentence(tmp_path, monkeypatch, name, text):
+    folder = begun(tmp_path, monkeypatch)
+    (folder / name).write_bytes(text.encode("latin-1"))
+    words = "restore it, or give" if name == "settings.json" else "remove it: it is made again"
+    with pytest.raises(ConfigError, match=f"^folder: must hold the {name} of .*; {words}"):
+        Experiment("part", photos(8), folder, settings=SHORT).run()
+
+
+@pytest.mark.parametrize("name", ["cost.json", "backbone", "thin_scratch-run", "dent"])
+def test_results_without_their_settings_are_not_taken_over(tmp_path, monkeypatch, name):
+    folder = begun(tmp_path, monkeypatch)
+    (folder / "settings.json").unlink()
+    (folder / "notes.txt").write_text("of the user")
+    again = Experiment("part", photos(8, 2), folder, settings=SHORT)
+    (folder / name).mkdir()
+    with pytest.raises(ConfigError, match=f"^folder: must hold settings.json .* with {name} but"):
+        again.run()
+    assert not (folder / "settings.json").exists()
+    (folder / name).rmdir()
+    with pytest.raises(KeyboardInterrupt):  # nothing there but what is the user's
+        again.run()
+
+
+def test_the_cost_is_that_of_this_machine(small, tmp_path, monkeypatch):
+    made, asked = Experiment("part", photos(8), tmp_path, settings=SHORT), []
+    cost = {"kimg": {"backbone": 1, "branch": 1}, "branches": 1, "minutes": 1, "gigabytes": None}
+    monkeypatch.setattr(made, "estimate", lambda: asked.append(1) or cost)
+    assert made.cost() == made.cost()
+    assert len(asked) == 1
+    monkeypatch.setattr(experiment, "machine", lambda device: "another")
+    assert made.cost() == {**cost, "machine": "another"}
+    assert len(asked) == 2
+
+
 def test_device_and_verbosity_may_differ(tmp_path, monkeypatch):
     folder = begun(tmp_path, monkeypatch)
     free = replace(SHORT, device=None, verbose=1)
@@ -191,8 +228,8 @@ def test_the_resolution_that_nobody_named_is_256(tmp_path):
 
 
 def test_too_few_pairs_of_every_defect_are_refused(tmp_path):
-    with pytest.raises(ImageError, match=r"data: at least one .* got \{'thin scratch': 5\}"):
-        Experiment("part", photos(5), tmp_path / "x", settings=SHORT)
+    with pytest.raises(ImageError, match=r"data: at least one .* got \{'thin scratch': 6\}"):
+        Experiment("part", photos(6), tmp_path / "x", settings=SHORT)
     assert not (tmp_path / "x").exists()
 
 

@@ -5,7 +5,7 @@ from defectgen.hub.contents import BACKBONE_FOLDER
 from defectgen.hub.names import HubSource, ZooEntry, zoo_entry
 from defectgen.hub.options import HubOptions
 from defectgen.hub.resolve import Resolved, fetched, resolved
-from defectgen.hub.upload import check_push, push
+from defectgen.hub.upload import check_push, check_seen, push
 
 __all__ = [
     "BACKBONE_FOLDER",
@@ -16,6 +16,7 @@ __all__ = [
     "ZooEntry",
     "check_evaluation",
     "check_push",
+    "check_seen",
     "fetched",
     "model_card",
     "push",

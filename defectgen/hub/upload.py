@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,7 +12,7 @@ from PIL import Image
 
 from defectgen.errors import ConfigError
 from defectgen.hub.card import CARD_FILE, SHEET_FILE, CardFacts, check_license, model_card
-from defectgen.hub.client import api, asking, is_offline, listing
+from defectgen.hub.client import HubError, api, asking, is_offline, listing
 from defectgen.hub.contents import BACKBONE_FOLDER, check_contents, present
 from defectgen.hub.names import check_repo_id
 from defectgen.hub.options import check_token
@@ -34,6 +34,29 @@ def check_push(repo_id: str, license: str, token: str | bool | None) -> None:  #
     check_token(token)
     if is_offline():
         raise ConfigError("push_to_hub: needs the network; got HF_HUB_OFFLINE set; unset it")
+
+
+def check_seen(repo_ids: Iterable[str], private: bool, token: str | bool | None) -> None:
+    """Find repositories that are there already and are not seen by those who are meant to.
+
+    Raises:
+        ConfigError: there is one.
+        HubError: the hub cannot be reached, or knows no such token.
+    """
+    for repo_id in repo_ids:
+        try:
+            there = listing(repo_id, _MAIN, token)
+        except HubError as error:
+            if error.status != 404:
+                raise
+            continue  # it will be made
+        if there.private == private:
+            continue
+        got, want = ("private", "public") if there.private else ("public", "private")
+        raise ConfigError(
+            f"private: must be {there.private} for {repo_id}, which is {got} already; got "
+            f"{private}; make it {want} at the hub, or name other repositories"
+        )
 
 
 def push(

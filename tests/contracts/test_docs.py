@@ -20,6 +20,7 @@ EACH = pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).
 COMMANDS = (
     "demo", "train-backbone", "fit", "sample", "evaluate", "info", "push", "zoo", "data", "kernels"
 )  # fmt: skip
+ACTIONS = {"zoo": ("list", "show", "train", "publish")}  # with options of their own
 
 if not (ROOT / "docs").is_dir():
     pytest.skip("the docs lie in the repository only", allow_module_level=True)
@@ -84,13 +85,18 @@ def test_the_page_of_the_command_has_the_options_of_the_command(command):
     page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
     section = re.search(rf"^## defectgen {command}$(.*?)(?=^## |\Z)", page, re.M | re.S)
     assert section is not None
-    program = f"import sys; sys.argv = ['defectgen', {command!r}, '--help']; "
-    program += "from defectgen.cli import main; main()"
-    shown = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True
-    )
-    assert shown.returncode == 0, shown.stderr
-    assert options(section[1]) == options(shown.stdout)
+    program = "import sys; from defectgen.cli import main; main(sys.argv[1:])"
+    found = set()
+    for words in [[command], *([command, action] for action in ACTIONS.get(command, ()))]:
+        shown = subprocess.run(
+            [sys.executable, "-c", program, *words, "--help"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+        assert shown.returncode == 0, shown.stderr
+        found |= options(shown.stdout)
+    assert options(section[1]) == found
 
 
 def test_the_helpers_find_what_they_look_for():

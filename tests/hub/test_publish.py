@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 import warnings
 from dataclasses import replace
@@ -15,7 +17,7 @@ from PIL import Image
 
 from defectgen import Backbone, ConfigError, DefectSynthesizer, WeightsError, experiment, zoo
 from defectgen.cli import main
-from defectgen.experiment import Settings
+from defectgen.experiment_settings import Settings
 from defectgen.publish import Terms, publish, repository
 from defectgen.registry import ZOO_FILE, use_zoo, write_record, zoo_record
 
@@ -101,7 +103,7 @@ def world(hub, trained, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     for module in ("evaluation", "publish"):
         monkeypatch.setattr(f"defectgen.{module}.find_extractor", Patches)
-    root = tmp_path / "world"
+    root = tmp_path / "a world"
     shutil.copytree(trained, root)
     for defect in TYPES:  # as if the experiment had come from another machine
         config = root / "out/mvtec/bottle" / defect / "config.json"
@@ -188,12 +190,24 @@ def test_private_and_the_owner_of_the_command(world, hub, capsys):
 # -- what is refused before anything is sent ---
 
 
+@pytest.mark.parametrize("private", [False, True])
+def test_a_repository_that_others_see_than_are_meant(world, hub, private):
+    name = f"{BASE}-contamination"
+    hub.create(name, private=not private)
+    want = "private" if private else "public"
+    words = f"^private: must be {not private} for {name}, .* make it {want} at the hub"
+    world.refused(ConfigError, words, private=private)
+    assert set(hub.repos) == {name}
+    hub.repos[name].private = private
+    world.publish(private=private)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"license": "apache-2.0"}, "^license: must be a non-commercial one.*take 'cc-by-nc-sa"),
-        ({"license": "cc-by-4.0"}, "^license: must be a non-commercial one"),
-        ({"license": "ncsa"}, "^license: must be a non-commercial one"),
+        ({"license": "apache-2.0"}, "^license: must be that of the photos.*take 'cc-by-nc-sa-4.0'"),
+        ({"license": "cc-by-4.0"}, "^license: must be that of the photos"),
+        ({"license": "cc-by-nc-4.0"}, "^license: must be that of the photos"),  # share-alike
         ({"license": "CC BY"}, "^license: must be an identifier"),
         ({"repo_id": "bottle"}, "^repo_id: must be 'owner/name'"),
     ],
@@ -209,9 +223,13 @@ def test_terms(world, hub, change, words):
 def test_what_is_missing_is_named_with_the_command(world, hub, name):
     path = world.folder / name
     shutil.rmtree(path) if path.is_dir() else path.unlink()
-    out = world.folder.parents[1]
-    command = f"run `defectgen zoo train {NAME} --data {world.data} --out {out}` first"
-    world.refused(ConfigError, f"^folder: must be that of a finished .* without {name}.*{command}")
+    words = ["--data", world.data, "--out", world.folder.parents[1], "--zoo", world.list]
+    command = f"run `defectgen zoo train {NAME} {shlex.join(map(str, words))}"
+    if name != "settings.json":
+        command += " --kimg 0.016 --defect-kimg 0.016 --precision fp32"
+    command += "` first"
+    found = re.escape(f"without {name}") + ".*; " + re.escape(command)
+    world.refused(ConfigError, f"^folder: must be that of a finished .* {found}")
     assert hub.log == []
     assert not path.exists()  # nothing is trained here
 
@@ -234,15 +252,27 @@ def test_another_category_resolution_or_photos(world, hub):
 
 def test_weights_of_another_experiment_or_damaged_ones(world, hub):
     config = world.folder / "contamination/config.json"
-    told = json.loads(config.read_text())
-    told["config"]["data"]["digest"] = "sha256:" + "0" * 64
-    config.write_text(json.dumps(told))
-    world.refused(WeightsError, "^folder: must hold weights of its own .* in contamination; remove")
+    text = config.read_text()
+    others = (("data", "digest", "sha256:" + "0" * 64), ("training", "kimg", 0.032))
+    for part, field, value in (*others, ("training", "seed", 5)):
+        told = json.loads(text)
+        told["config"][part][field] = value
+        config.write_text(json.dumps(told))
+        words = "^folder: must hold weights of its own .* in contamination; remove"
+        world.refused(WeightsError, words)
+    base = world.folder / "backbone/config.json"
+    told = json.loads(base.read_text())
+    told["config"]["training"]["seed"] = 5
+    whole = base.read_text()
+    base.write_text(json.dumps(told))
+    world.refused(WeightsError, "^folder: must hold weights of its own .* in backbone, contamin")
+    base.write_text(whole)
     weights = world.folder / "broken_large/model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4])
     world.refused(WeightsError, "must be the whole file")
-    (world.folder / "settings.json").write_text("[]")
-    world.refused(ConfigError, "^folder: must hold the settings.json of an experiment")
+    for text in ("[]", "{", "\xff", '{"name": "mvtec/bottle"}'):
+        (world.folder / "settings.json").write_bytes(text.encode("latin-1"))
+        world.refused(ConfigError, "^folder: must hold the settings.json of an experiment")
     assert hub.log == []
 
 
@@ -259,7 +289,7 @@ def test_an_evaluation_that_fails(world, hub, monkeypatch):
 
     monkeypatch.setattr(experiment.Experiment, "evaluate", fails)
     world.refused(ConfigError, "^n: must be at least 6")
-    assert hub.log == []
+    assert hub.repos == {}
 
 
 def test_an_extractor_that_is_not_there(world, hub, monkeypatch):
@@ -314,18 +344,31 @@ def test_a_list_that_cannot_be_written_in_the_end(world, hub, monkeypatch):
     world.refused(WeightsError, "No space left on device; the list is as it was")
 
 
-@pytest.mark.parametrize(
-    ("drop", "words"),
-    [("--from", "--from: must be given"), ("--license", "--license: must be given")],
-)
-def test_the_command_asks_for_what_it_needs(world, hub, capsys, drop, words):
+@pytest.mark.parametrize("change", ["--from", "--license", "--data", "--kimg"])
+def test_the_command_asks_for_what_it_needs_and_takes_no_more(world, hub, capsys, change):
     given = {"--data": world.data, "--from": world.folder, "--license": LICENSE}
     given |= {"--zoo": world.list}
-    del given[drop]
+    if given.pop(change, None) is None:
+        given[change] = 2  # of train
     flat = [str(word) for pair in given.items() for word in pair]
-    assert main(["zoo", "publish", NAME, *flat]) == 1
-    assert words in capsys.readouterr().err
+    with pytest.raises(SystemExit) as left:
+        main(["zoo", "publish", NAME, *flat])
+    assert left.value.code == 2
+    assert f"arguments{' are required' if change != '--kimg' else ''}: {change}" in (
+        capsys.readouterr().err
+    )
     assert hub.log == []
+
+
+def test_an_interrupt_names_what_was_pushed(world, hub, capsys, monkeypatch):
+    def stopped(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("defectgen.publish.tensor_digest", stopped)  # after the first branch
+    with pytest.raises(KeyboardInterrupt):
+        world.publish()
+    told = capsys.readouterr().err
+    assert re.search(f"no entry names .*{BASE} at .*, {BASE}-broken_large at .*again", told)
 
 
 def test_an_interrupt_says_that_the_list_is_as_it_was(world, capsys, monkeypatch):
