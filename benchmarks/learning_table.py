@@ -83,8 +83,8 @@ def scores_table(records: Records, label: str) -> str:
     names = any_of(records, "scores", label)
     lines = table_head("score", names)
     lines.append(row("seeds", [len(records.seeds("scores", label, name)) for name in names]))
-    minutes = [mean(r["time"]["minutes"] for r in records.all("scores", label, n)) for n in names]
-    lines.append(row("minutes of the fit", minutes))
+    minutes = [mean(map(minutes_of, records.all("scores", label, name))) for name in names]
+    lines.append(row("processor minutes of the fit", minutes))
     for score, columns in SHOWN:
         for column in columns:
             values = [
@@ -101,12 +101,12 @@ def goods_table(records: Records, labels: Sequence[str]) -> str:
     """A row per score and recipe, a column per product; each seed in its own right."""
     lines = table_head("score, recipe", list(PRODUCTS))
     first = next(record for key, (record, _) in records.found.items() if key[0] == "goods")
-    for score in (*(key for key in first if key != "time"), "minutes"):
+    for score in (*(key for key in first if key != "time"), "processor minutes"):
         for label in labels:
             cells = []
             for product in PRODUCTS:
                 some = records.all("goods", label, product)
-                values = [r["time"]["minutes"] if score == "minutes" else r[score] for r in some]
+                values = [minutes_of(r) if score not in r else r[score] for r in some]
                 cells.append(", ".join(f"{value:.3g}" for value in values))
             lines.append(row(f"{score}, {label}", cells))
     return "\n".join(lines)
@@ -158,6 +158,11 @@ def net_table(records: Records, label: str) -> str:
             cells.append(f"{middle:.1f} ({low:.1f} to {high:.1f})")
         lines.append(row(pair, cells))
     return "\n".join(lines)
+
+
+def minutes_of(record: dict[str, Any]) -> float:
+    """How long it took by the clock of the processor, which other jobs do not disturb."""
+    return float(record["time"]["processor_minutes"])
 
 
 def table_head(title: str, names: Sequence[str]) -> list[str]:
