@@ -12,7 +12,7 @@ from torch import Tensor
 
 from defectgen.augment.geometry import draw_matrices
 from defectgen.augment.policy import AugmentPolicy
-from defectgen.augment.warp import bend, warp, warp_mask, within
+from defectgen.augment.warp import warp, warp_mask, within
 from defectgen.errors import ConfigError
 from defectgen.networks.known import (
     THUMBNAIL,
@@ -75,7 +75,7 @@ def moves_from(names: str) -> AugmentPolicy:
 
 
 def draw_fields(count: int, side: int, source: torch.Generator) -> Tensor:
-    """Shifts in pixels (N, 2, k, k) for `defectgen.augment.warp.bend`; none for some."""
+    """Shifts in pixels (N, 2, k, k) for `defectgen.augment.warp.warp`; none for some."""
     size = (count, 2, BENDS, BENDS)
     fields = torch.randn(size, generator=source, device=source.device) * (BEND * side)
     bent = torch.rand((count, 1, 1, 1), generator=source, device=source.device) < MOVES
@@ -85,7 +85,7 @@ def draw_fields(count: int, side: int, source: torch.Generator) -> Tensor:
 def moved_pairs(
     images: Tensor, masks: Tensor, maps: Tensor, fields: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Pairs under these maps, then bent; those whose mask would leave the picture stay as they are.
+    """Pairs under these maps, bent; those whose mask would leave the picture stay as they are.
 
     Images (N, C, R, R), masks (N, 1, R, R), maps (N, 3, 3), fields (N, 2, k, k); masks come back as
     bool, none of them empty.
@@ -93,11 +93,11 @@ def moved_pairs(
     maps, fields = maps.to(images.device), fields.to(images.device)
     signed = masks.to(images.dtype) * 2 - 1
     # Beyond the border a photo may go on mirrored; a defect does not.
-    inside = within(maps, masks.shape[-1])
-    moved = bend(torch.where(inside, warp_mask(signed, maps), -1.0), fields) >= 0
+    inside = within(maps, masks.shape[-1], fields)
+    moved = (warp_mask(signed, maps, fields) >= 0) & inside
     scale = maps[:, :2, :2].det().abs()  # the inverse map shrinks what the move enlarges
     lost = moved.sum((1, 2, 3)) * scale < KEPT * (signed > 0).sum((1, 2, 3))
-    result = bend(warp(images, maps), fields)
+    result = warp(images, maps, fields)
     where = lost.view(-1, 1, 1, 1)
     return torch.where(where, images, result), torch.where(where, signed > 0, moved)
 

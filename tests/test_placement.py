@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from defectgen.augment.policy import POLICIES
-from defectgen.augment.warp import bend, within
+from defectgen.augment.warp import within
 from defectgen.networks.known import KnownDefects
 from defectgen.placement import (
     MOVES,
@@ -99,14 +99,6 @@ def test_a_defect_does_not_go_on_mirrored_beyond_the_border():
     assert moved[..., 30:50].all()
     assert not moved[..., :30].any()
     assert torch.equal(within(maps, SIDE)[0, 0, 0], torch.arange(SIDE) >= 20)
-
-
-def test_a_constant_field_is_a_shift_and_none_is_none():
-    images = torch.rand(2, 3, SIDE, SIDE)
-    fields = torch.zeros(2, 2, 4, 4)
-    torch.testing.assert_close(bend(images, fields), images, rtol=0, atol=1e-5)
-    fields[:, 0] = 3.0
-    torch.testing.assert_close(bend(images, fields)[..., :-3], images[..., 3:], rtol=0, atol=1e-4)
 
 
 def test_placed_masks_have_the_shape_of_their_pair_and_are_never_empty(known):

@@ -37,8 +37,9 @@ _DELAY = sum(k * tap for k, tap in enumerate(SYM6)) / sum(SYM6) - _CENTER
 def warp(
     images: Tensor,  # (N, C, H, W) floating
     matrices: Tensor,  # (N, 3, 3) float32
+    fields: Tensor | None = None,  # (N, 2, k, k)
 ) -> Tensor:
-    """Resample each image through its own affine map without aliasing.
+    """Resample each image through its own affine map, bent by a field, without aliasing.
 
     Twofold upsampling with the sym6 low-pass, bilinear sampling on the fine grid, twofold
     downsampling with the mirrored filter. Beyond its border the image is continued by reflection
@@ -49,70 +50,57 @@ def warp(
         images: (N, C, H, W) floating, any range, any device.
         matrices: (N, 3, 3) from `geometry.draw_matrices`, any device. On the CPU they
             also save work: only the images that move are resampled.
+        fields: what bends the result: shifts in x and y at k x k points, in pixels, cubic in
+            between, on the device of the matrices. One resampling does both: a second one would
+            blur what the first has kept.
 
     Returns:
         (N, C, H, W), same dtype and device; `images` itself where CPU matrices are all identities.
     """
-    return _where_moved(images, matrices, _resample)
+    return _where_moved(images, matrices, fields, _resample)
 
 
 def warp_mask(
     masks: Tensor,  # (N, 1, H, W) floating in [-1, 1]
     matrices: Tensor,  # (N, 3, 3) float32
+    fields: Tensor | None = None,  # (N, 2, k, k)
 ) -> Tensor:
     """Resample soft masks through the same maps as their images.
 
     Bilinear only: the low-pass of `warp` rings at edges, and a mask has to stay within [-1, 1].
     Arguments and result as for `warp`.
     """
-    return _where_moved(masks, matrices, _resample_bilinear)
+    return _where_moved(masks, matrices, fields, _resample_bilinear)
 
 
-def within(matrices: Tensor, size: int) -> Tensor:
+def within(matrices: Tensor, size: int, fields: Tensor | None = None) -> Tensor:
     """Which pixels of a warped image come from inside of it and not from its reflection.
 
     Args:
         matrices: (N, 3, 3) as for `warp`.
         size: side of the images in pixels.
+        fields: (N, 2, k, k), likewise.
 
     Returns:
         (N, 1, size, size) bool.
     """
     axis = torch.arange(size, device=matrices.device, dtype=torch.float32)
-    grid = _grid(matrices, x=axis, y=axis, shape=(size, size))
+    grid = _grid(matrices, fields, x=axis, y=axis, shape=(size, size))
     edge = 1 + 1 / (size - 1)  # half a pixel beyond the center of the last one
     return (grid.abs() <= edge).all(dim=3).unsqueeze(1)
 
 
-def bend(images: Tensor, fields: Tensor) -> Tensor:
-    """Displace the pixels of each image by a smooth field, bilinear, with endless reflection.
-
-    Args:
-        images: (N, C, H, W) floating.
-        fields: (N, 2, k, k), shifts in x and y at k x k points, in pixels; cubic in between.
-
-    Returns:
-        (N, C, H, W), same dtype and device.
-    """
-    height, width = images.shape[2:]
-    shifts = F.interpolate(fields.float(), (height, width), mode="bicubic", align_corners=True)
-    eye = torch.eye(3, device=images.device).expand(len(images), 3, 3)
-    x = torch.arange(width, device=images.device, dtype=torch.float32)
-    y = torch.arange(height, device=images.device, dtype=torch.float32)
-    grid = _grid(eye, x=x, y=y, shape=(height, width))
-    steps = torch.tensor([2 / (width - 1), 2 / (height - 1)], device=images.device)
-    # Positions in half precision would be off by pixels.
-    work = images if images.dtype == torch.float64 else images.float()
-    moved = sample(work, (grid + shifts.movedim(1, 3) * steps).to(work.dtype))
-    return moved.to(images.dtype)
-
-
 def _where_moved(
-    images: Tensor, matrices: Tensor, resample: Callable[[Tensor, Tensor], Tensor]
+    images: Tensor,
+    matrices: Tensor,
+    fields: Tensor | None,
+    resample: Callable[[Tensor, Tensor, Tensor | None], Tensor],
 ) -> Tensor:
-    """Resample the images whose matrix is not the identity."""
+    """Resample the images whose matrix is not the identity, or that are bent."""
     eye = torch.eye(3, device=matrices.device)
     still = (matrices == eye).flatten(1).all(dim=1)
+    if fields is not None:
+        still &= (fields == 0).flatten(1).all(dim=1)
     work = images if images.dtype == torch.float64 else images.float()
     if matrices.device.type == "cpu":  # asking costs nothing here; elsewhere it would wait
         moved = (~still).nonzero().flatten()
@@ -120,13 +108,16 @@ def _where_moved(
             return images
         if len(moved) < len(images):
             index = moved.to(images.device)
-            part = resample(work.index_select(0, index), matrices[moved].to(images.device))
+            maps = matrices[moved].to(images.device)
+            bent = None if fields is None else fields[moved].to(images.device)
+            part = resample(work.index_select(0, index), maps, bent)
             return images.index_copy(0, index, part.to(images.dtype))
-    warped = resample(work, matrices.to(images.device)).to(images.dtype)
+    bent = None if fields is None else fields.to(images.device)
+    warped = resample(work, matrices.to(images.device), bent).to(images.dtype)
     return torch.where(still.to(images.device).view(-1, 1, 1, 1), images, warped)
 
 
-def _resample(images: Tensor, matrices: Tensor) -> Tensor:
+def _resample(images: Tensor, matrices: Tensor, fields: Tensor | None) -> Tensor:
     height, width = images.shape[2:]
     up_y, down_y = _filters(height, images.dtype, images.device)
     up_x, down_x = _filters(width, images.dtype, images.device)
@@ -134,6 +125,7 @@ def _resample(images: Tensor, matrices: Tensor) -> Tensor:
     # Rows k of the fine output lie at (k - delay) / 2, and it begins _CENTER rows early.
     grid = _grid(
         matrices,
+        fields,
         x=(torch.arange(2 * width + 10, device=images.device) - _CENTER - _DELAY) / 2,
         y=(torch.arange(2 * height + 10, device=images.device) - _CENTER - _DELAY) / 2,
         shape=(height, width),
@@ -142,15 +134,16 @@ def _resample(images: Tensor, matrices: Tensor) -> Tensor:
     return down_y @ sample(fine, grid.to(images.dtype)) @ down_x.mT
 
 
-def _resample_bilinear(masks: Tensor, matrices: Tensor) -> Tensor:
+def _resample_bilinear(masks: Tensor, matrices: Tensor, fields: Tensor | None) -> Tensor:
     height, width = masks.shape[2:]
     x = torch.arange(width, device=masks.device, dtype=torch.float32)
     y = torch.arange(height, device=masks.device, dtype=torch.float32)
-    return sample(masks, _grid(matrices, x=x, y=y, shape=(height, width)).to(masks.dtype))
+    return sample(masks, _grid(matrices, fields, x=x, y=y, shape=(height, width)).to(masks.dtype))
 
 
 def _grid(
     matrices: Tensor,  # (N, 3, 3)
+    fields: Tensor | None,  # (N, 2, k, k)
     *,
     x: Tensor,  # (w,) output positions in input pixels, 0 = first pixel center
     y: Tensor,  # (h,)
@@ -161,6 +154,22 @@ def _grid(
     height, width = shape
     column = x - (width - 1) / 2
     row = (y - (height - 1) / 2).view(-1, 1)
+    if fields is not None:  # then the map, of which each pixel asks a little beside itself
+        points = torch.stack(
+            [
+                (column * (2 / (width - 1))).expand(len(row), -1),
+                (row * (2 / (height - 1))).expand(-1, len(column)),
+            ],
+            dim=2,
+        )
+        shifts = F.grid_sample(
+            fields.float(),
+            points.float().expand(len(fields), -1, -1, -1),
+            mode="bicubic",
+            padding_mode="border",
+            align_corners=True,
+        )
+        column, row = column + shifts[:, 0], row + shifts[:, 1]  # (N, h, w)
     entry = matrices[:, :2, :, None, None]  # (N, 2, 3, 1, 1)
     x_in = entry[:, 0, 0] * column + (entry[:, 0, 1] * row + (entry[:, 0, 2] + delay))
     y_in = entry[:, 1, 0] * column + (entry[:, 1, 1] * row + (entry[:, 1, 2] + delay))

@@ -2,7 +2,7 @@
 
 Each ``format*/synthesizer`` was written by the sources of the commit in the ``expected.json``
 beside it, whose numbers they computed: networks of 6 channels, trained for some steps on drawn
-parts.
+parts. Where sampling itself was mended since, ``changed`` says what, and the numbers are newer.
 """
 
 from __future__ import annotations
