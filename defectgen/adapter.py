@@ -199,10 +199,15 @@ def _load_backbone(
         with fetched(hub.repo_id, "backbone", pinned) as base:
             backbone = read_backbone(Backbone, base, device)
     else:
-        for folder in _places(found, entry["source"]):
-            backbone = read_backbone(Backbone, Resolved(folder), device)
+        *others, last = _places(found, entry["source"])
+        for folder in others:
+            try:
+                backbone = read_backbone(Backbone, Resolved(folder), device)
+            except WeightsError:
+                continue  # damaged there; the last one says what is wrong
             if backbone.digest() == entry["digest"]:
-                break
+                return backbone
+        backbone = read_backbone(Backbone, Resolved(last), device)
     if backbone.digest() != entry["digest"]:
         raise WeightsError(
             f"backbone: the weights this branch was trained on ({entry['digest'][:19]}...); got "

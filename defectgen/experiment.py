@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from defectgen.adapter import synthesizer_tensors
 from defectgen.augment.policy import POLICIES, AugmentPolicy
 from defectgen.backbone import Backbone
 from defectgen.data.images import PairSet, load_images, load_pairs
@@ -36,6 +36,7 @@ from defectgen.metrics.report import Evaluation
 from defectgen.registry import slug
 from defectgen.sheet import SheetRow, contact_sheet
 from defectgen.synthesizer import DefectSynthesizer
+from defectgen.weights import tensor_digest
 
 #: Pairs of a type of defect that it takes.
 FEWEST = FEWEST_LEARNED + FEWEST_UNSEEN
@@ -137,7 +138,7 @@ class Experiment:
         rows = {}
         for defect in self.splits:
             synth = self.branch(backbone, defect)
-            rows[defect] = self._kept(f"{slug(defect)}.json", partial(self._scores, synth, defect))
+            rows[defect] = self._scored(synth, defect)
         self._pictures(backbone)
         found = {
             "name": self.name,
@@ -169,14 +170,18 @@ class Experiment:
         """
         slugs = [slug(defect) for defect in (*self.splits, *self.left_out)]
         parts = [name + end for name in ("backbone", *slugs) for end in ("", "-run")]
+        parts += [f"{name}.json" for name in slugs]
         check_begun(self.folder, self.record(), [COST, REPORT, *parts])
 
     def cost(self) -> dict[str, Any]:
         """The estimate of the folder, made now if it is not there or of another machine."""
         path, here = self.folder / COST, machine(self.settings.device)
-        if path.is_file() and read_record(path).get("machine") != here:
+        if path.is_file() and read_record(path, machine=str)["machine"] != here:
             path.unlink()
-        return self._kept(COST, lambda: {**self.estimate(), "machine": here})
+        if not path.is_file():
+            _write(path, json.dumps({**self.estimate(), "machine": here}, indent=1) + "\n")
+        memory = (int, float, type(None))
+        return read_record(path, kimg=dict, branches=int, minutes=(int, float), gigabytes=memory)
 
     def estimate(self) -> dict[str, Any]:
         """What all of it will cost: budgets, minutes at the speed of single steps, memory."""
@@ -252,6 +257,17 @@ class Experiment:
             seed=self.settings.seed,
         )
 
+    def _scored(self, synth: DefectSynthesizer, defect: str) -> dict[str, Any]:
+        """The scores of the folder, computed now if they are not there or of other weights."""
+        path, kinds = self.folder / f"{slug(defect)}.json", {"learned": int, "test": int}
+        model = tensor_digest(synthesizer_tensors(synth))
+        if path.is_file():
+            found = read_record(path, table=str, scores=dict, settings=dict, **kinds)
+            if found["settings"].get("model") == model:
+                return found
+        _write(path, json.dumps(self._scores(synth, defect), indent=1) + "\n")
+        return read_record(path)
+
     def _scores(self, synth: DefectSynthesizer, defect: str) -> dict[str, Any]:
         learned, test = self.splits[defect]
         found = self.evaluate(synth, defect)
@@ -271,12 +287,6 @@ class Experiment:
                 rows.append(row)
             rows.append(SheetRow(f"{defect}: generated", images, masks))
         contact_sheet(rows, self.folder / "pictures.png", columns=COLUMNS)
-
-    def _kept(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        path = self.folder / name
-        if not path.is_file():
-            _write(path, json.dumps(make(), indent=1) + "\n")
-        return read_record(path)
 
 
 def _write(path: Path, text: str) -> None:

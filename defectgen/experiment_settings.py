@@ -8,11 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from defectgen.checks import check_range, check_resolution
 from defectgen.errors import ConfigError
+from defectgen.estimator import given_seed
 from defectgen.files import read_text
+from defectgen.networks.precision import check_precision
 
 #: Files of an experiment: what it was begun with, what it will cost, and what came out.
 SETTINGS, COST, REPORT = "settings.json", "cost.json", "report.json"
+#: The smallest budget: thousands of images.
+FEWEST_KIMG = 0.001
 #: Fields of the settings that may differ when an experiment goes on.
 FREE = ("device", "verbose")
 _MAX_BYTES = 1 << 24
@@ -31,6 +36,9 @@ class Settings:
         seed: of everything.
         device: torch device.
         verbose: as of `Backbone`.
+
+    Raises:
+        ConfigError: a value is none that a training takes: found here, before hours of another one.
     """
 
     resolution: int | None = None
@@ -42,9 +50,24 @@ class Settings:
     device: str | None = None
     verbose: int = 1
 
+    def __post_init__(self) -> None:
+        if self.resolution is not None:
+            check_resolution(self.resolution)
+        for name in ("kimg", "defect_kimg"):
+            if getattr(self, name) is not None:
+                check_range(name, getattr(self, name), low=FEWEST_KIMG)
+        if self.samples is not None:
+            check_range("samples", self.samples, low=6, integer=True)
+        check_precision(self.precision)
+        given_seed(self.seed)
 
-def read_record(path: Path) -> dict[str, Any]:
+
+def read_record(path: Path, **entries: type | tuple[type, ...]) -> dict[str, Any]:
     """Read a JSON file that an experiment wrote.
+
+    Args:
+        path: of the file.
+        entries: entries that it must have, with their types.
 
     Raises:
         ConfigError: it is damaged.
@@ -52,9 +75,11 @@ def read_record(path: Path) -> dict[str, Any]:
     """
     try:
         found = json.loads(read_text(path, _MAX_BYTES))
-    except (ValueError, ConfigError) as error:
+    except (ValueError, RecursionError, ConfigError) as error:
         found = error
-    if isinstance(found, dict):
+    if isinstance(found, dict) and all(
+        name in found and isinstance(found[name], kind) for name, kind in entries.items()
+    ):
         return found
     undo = "restore it, or give another folder"
     raise ConfigError(

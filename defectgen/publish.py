@@ -27,7 +27,7 @@ from defectgen.publish_checks import (
 from defectgen.registry import PublishedBranch, ZooRecord, write_record, zoo_path, zoo_record
 from defectgen.synthesizer import DefectSynthesizer
 from defectgen.weights import tensor_digest
-from defectgen.zoo import photos_of
+from defectgen.zoo import check_types, photos_of
 
 
 class Terms(NamedTuple):
@@ -84,6 +84,7 @@ def publish(
     extractor = find_extractor()
     settings = begun_settings(record, data, folder, device)
     photos = photos_of(record, data)
+    check_types(record, photos.defects)
     experiment = Experiment(
         name,
         Photos(photos.train_good, photos.defects),

@@ -16,6 +16,7 @@ from defectgen.experiment_settings import REPORT, SETTINGS, Settings, read_recor
 from defectgen.files import FOLDER_MARK
 from defectgen.hub import check_push
 from defectgen.registry import ZOO_FILE, ZooRecord, slug, zoo_path
+from defectgen.weights import entries_of
 
 #: Arguments of the command that trains, by field of the settings.
 _OPTIONS = {"kimg": "--kimg", "defect_kimg": "--defect-kimg", "seed": "--seed"}
@@ -67,6 +68,11 @@ def begun_settings(record: ZooRecord, data: Path, folder: Path, device: str | No
         }
         found = {key: begun[key] for key in ("name", "resolution", "channels", "augment")}
     except FileNotFoundError as error:
+        if (folder / REPORT).is_file() or (folder / "backbone").is_dir():
+            raise ConfigError(
+                f"folder: must hold {SETTINGS} beside what an experiment made; got {str(folder)!r} "
+                "without it; restore it, or train in another folder"
+            ) from error
         raise _unfinished(record, data, folder, [SETTINGS]) from error
     except KeyError as error:
         raise ConfigError(
@@ -84,7 +90,9 @@ def begun_settings(record: ZooRecord, data: Path, folder: Path, device: str | No
             raise ConfigError(
                 f"folder: must be of the experiment of {record.name}, whose {field} is {value!r}; "
                 f"got one with {found[field]!r} in {str(folder)!r}; pass its folder, or train it "
-                f"as the entry says: `defectgen zoo train {record.name} --data {data}`"
+                "as the entry says: "
+                f"`{shlex.join(['defectgen', 'zoo', 'train', record.name, '--data', str(data)])}` "
+                "with another --out"
             )
     return Settings(resolution=record.resolution, device=device, verbose=0, **numbers)
 
@@ -100,12 +108,6 @@ def check_finished(experiment: Experiment, record: ZooRecord, data: Path) -> Non
     missing = [name for name in names if not (experiment.folder / name).is_file()]
     if missing:
         raise _unfinished(record, data, experiment.folder, missing, experiment.settings)
-    strange = sorted(set(experiment.splits) - set(record.defects))
-    if strange:
-        raise ConfigError(
-            f"data: must have types of defect of {record.name} only; got {', '.join(strange)}; "
-            "check that it is the data set of the entry"
-        )
 
 
 def _unfinished(
@@ -145,14 +147,16 @@ def checked_weights(experiment: Experiment, record: ZooRecord) -> Backbone:
     """
     backbone = experiment.backbone()
     given, told = experiment.settings, backbone.config_
-    plan = backbone_plan(backbone, given.kimg, given.seed)
-    wanted = {"backbone": _run(experiment.goods.digest, plan.to_dict())}
-    found = {"backbone": _run(told["data"]["digest"], told["training"])}
-    plan = branch_plan(backbone, given.defect_kimg, given.seed)
+    with entries_of(experiment.folder / "backbone"):
+        plan = backbone_plan(backbone, given.kimg, given.seed)
+        wanted = {"backbone": _run(experiment.goods.digest, plan.to_dict())}
+        found = {"backbone": _run(told["data"]["digest"], told["training"])}
+        plan = branch_plan(backbone, given.defect_kimg, given.seed)
     for defect, (pairs, _) in experiment.splits.items():
         config = experiment.branch(backbone, defect).config_
-        wanted[slug(defect)] = _run(pairs.digest, plan.to_dict())
-        found[slug(defect)] = _run(config["data"]["digest"], config["training"])
+        with entries_of(experiment.folder / slug(defect)):
+            wanted[slug(defect)] = _run(pairs.digest, plan.to_dict())
+            found[slug(defect)] = _run(config["data"]["digest"], config["training"])
     strange = [name for name in wanted if found[name] != wanted[name]]
     shape, policy = told["backbone"], told["augment"]["policy"]
     kept = AugmentPolicy.from_dict(policy) == experiment.augment

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,6 +40,9 @@ def show_lines(name: str) -> Iterator[str]:
     Raises:
         WeightsError: there is none of this name.
     """
+    if name == "demo":
+        yield "demo: the shipped hazelnut backbone: Backbone.from_pretrained('demo')"
+        return
     record = zoo_record(name)
     changes = ", ".join(record.augment) or "none"
     yield f"{record.name}: {record.data}, {record.category}"
@@ -84,7 +87,7 @@ def train(names: Sequence[str], data: Path, out: Path, settings: Settings) -> st
     Raises:
         WeightsError: a name is not in the list.
         ImageError, MaskError: as `photos_of`.
-        ConfigError: ``data`` is no folder.
+        ConfigError: ``data`` is no folder, or has types of defect that the entry does not know.
     """
     if not data.is_dir():
         raise ConfigError(f"data: must be an existing folder; got {str(data)!r}; check the path")
@@ -93,6 +96,7 @@ def train(names: Sequence[str], data: Path, out: Path, settings: Settings) -> st
     settings = _placed(settings)
     for record in records[rank::world]:
         photos = photos_of(record, data)
+        check_types(record, photos.defects)
         Experiment(
             record.name,
             Photos(photos.train_good, photos.defects),
@@ -102,6 +106,20 @@ def train(names: Sequence[str], data: Path, out: Path, settings: Settings) -> st
             settings=replace(settings, resolution=settings.resolution or record.resolution),
         ).run()
     return _summary(out)
+
+
+def check_types(record: ZooRecord, found: Iterable[str]) -> None:
+    """Refuse photos of another product than the entry's.
+
+    Raises:
+        ConfigError: there is a type of defect that the entry does not know.
+    """
+    strange = sorted(set(found) - set(record.defects))
+    if strange:
+        raise ConfigError(
+            f"data: must have types of defect of {record.name} only; got {', '.join(strange)}; "
+            "check that it is the data set of the entry"
+        )
 
 
 def names_for(data: Path) -> list[str]:
@@ -123,7 +141,7 @@ def names_for(data: Path) -> list[str]:
 def _summary(out: Path) -> str:
     """The table of all reports in a folder, also written there; whoever ends last has them all."""
     found = sorted(out.glob("*/*/report.json"))
-    text = summary_text([read_record(path) for path in found])
+    text = summary_text([read_record(path, name=str, defects=dict) for path in found])
     with atomic_file(out / SUMMARY) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return text

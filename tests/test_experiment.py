@@ -164,7 +164,40 @@ def test_other_photos_operations_and_products_are_refused(tmp_path, monkeypatch)
             other.run()
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", "\xff"])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"kimg": -1}, "kimg"),
+        ({"kimg": float("nan")}, "kimg"),
+        ({"defect_kimg": 0}, "defect_kimg"),
+        ({"seed": -1}, "seed"),
+        ({"samples": 2}, "samples"),
+        ({"precision": "fp8"}, "precision"),
+        ({"resolution": 48}, "resolution"),
+    ],
+)
+def test_values_are_checked_before_anything_is_written_or_trained(change, words):
+    with pytest.raises(ConfigError, match=f"^{words}: "):
+        replace(SHORT, **change)
+
+
+def test_scores_of_other_weights_are_made_again(small, tmp_path):
+    folder = tmp_path / "x"
+    Experiment("part", photos(8), folder, settings=SHORT).run()
+    path = folder / "thin_scratch.json"
+    right = path.read_bytes()
+    old = json.loads(right)
+    old["settings"]["model"], old["table"] = "sha256:old", "old"
+    path.write_text(json.dumps(old))
+    again = Experiment("part", photos(8), folder, settings=SHORT)
+    assert again.run()["defects"]["thin scratch"]["table"] != "old"
+    assert path.read_bytes() == right
+    path.write_text("{}")
+    with pytest.raises(ConfigError, match="^folder: must hold the thin_scratch.json"):
+        again.run()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "\xff", "[" * 200000])
 @pytest.mark.parametrize("name", ["settings.json", "cost.json"])
 def test_damaged_files_are_one_sentence(tmp_path, monkeypatch, name, text):
     folder = begun(tmp_path, monkeypatch)
@@ -174,7 +207,9 @@ def test_damaged_files_are_one_sentence(tmp_path, monkeypatch, name, text):
         Experiment("part", photos(8), folder, settings=SHORT).run()
 
 
-@pytest.mark.parametrize("name", ["cost.json", "backbone", "thin_scratch-run", "dent"])
+@pytest.mark.parametrize(
+    "name", ["cost.json", "backbone", "thin_scratch-run", "thin_scratch.json", "dent"]
+)
 def test_results_without_their_settings_are_not_taken_over(tmp_path, monkeypatch, name):
     folder = begun(tmp_path, monkeypatch)
     (folder / "settings.json").unlink()

@@ -58,6 +58,19 @@ def run(*words):
 SHORT = ("--resolution", 32, "--kimg", 0.016, "--defect-kimg", 0.016, "--device", "cpu")
 
 
+def test_show_tells_what_the_demo_is():
+    assert list(zoo.show_lines("demo")) == [
+        "demo: the shipped hazelnut backbone: Backbone.from_pretrained('demo')"
+    ]
+
+
+def test_photos_of_another_product_are_refused_before_training():
+    record = zoo_record("mvtec/cable")
+    zoo.check_types(record, record.defects[:2])
+    with pytest.raises(ConfigError, match="mvtec/cable only; got broken_large; check"):
+        zoo.check_types(record, ["broken_large", record.defects[0]])
+
+
 def test_list_and_show_say_what_is_published(capsys):
     assert run("zoo", "list") == 0
     lines = capsys.readouterr().out.splitlines()

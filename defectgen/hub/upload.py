@@ -47,6 +47,11 @@ def check_seen(repo_ids: Iterable[str], private: bool, token: str | bool | None)
         try:
             there = listing(repo_id, _MAIN, token)
         except HubError as error:
+            if error.status in (401, 403):
+                raise ConfigError(
+                    f"token: must be one that may write to {repo_id}; the hub answers "
+                    f"{error.status}; set HF_TOKEN, or log in with the hub's client"
+                ) from None
             if error.status != 404:
                 raise
             continue  # it will be made

@@ -217,21 +217,41 @@ def test_terms(world, hub, change, words):
     assert hub.log == []
 
 
-@pytest.mark.parametrize(
-    "name", ["settings.json", "report.json", "backbone", "broken_large", "contamination"]
-)
+@pytest.mark.parametrize("name", ["report.json", "backbone", "broken_large", "contamination"])
 def test_what_is_missing_is_named_with_the_command(world, hub, name):
     path = world.folder / name
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     words = ["--data", world.data, "--out", world.folder.parents[1], "--zoo", world.list]
     command = f"run `defectgen zoo train {NAME} {shlex.join(map(str, words))}"
-    if name != "settings.json":
-        command += " --kimg 0.016 --defect-kimg 0.016 --precision fp32"
-    command += "` first"
+    command += " --kimg 0.016 --defect-kimg 0.016 --precision fp32` first"
     found = re.escape(f"without {name}") + ".*; " + re.escape(command)
     world.refused(ConfigError, f"^folder: must be that of a finished .* {found}")
     assert hub.log == []
     assert not path.exists()  # nothing is trained here
+
+
+def test_results_without_settings_are_not_trained_over(world, hub):
+    (world.folder / "settings.json").unlink()
+    world.refused(ConfigError, "^folder: must hold settings.json beside what .*; restore it")
+    assert hub.log == []
+
+
+def test_no_experiment_there(world, hub):
+    shutil.rmtree(world.folder)
+    world.folder.mkdir()
+    world.refused(ConfigError, "without settings.json; run `defectgen zoo train .*` first")
+    assert hub.log == []
+
+
+@pytest.mark.parametrize("entry", ["training", "data"])
+@pytest.mark.parametrize("part", ["backbone", "broken_large"])
+def test_a_config_without_its_entries(world, hub, part, entry):
+    path = world.folder / part / "config.json"
+    text = json.loads(path.read_text())
+    del text["config"][entry]
+    path.write_text(json.dumps(text))
+    world.refused(WeightsError, "^folder: every entry of config.json as it was written")
+    assert hub.log == []
 
 
 def test_another_category_resolution_or_photos(world, hub):
@@ -306,7 +326,7 @@ def test_an_extractor_that_is_not_there(world, hub, monkeypatch):
 
 def test_no_right_to_push(world, hub, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
-    world.refused(WeightsError, "401 .*pass a token that may$")
+    world.refused(ConfigError, "^token: must be one that may write to .* answers 401; set HF_TOKEN")
     assert hub.repos == {}
 
 
