@@ -20,6 +20,7 @@ from defectgen.data.images import PairSet, load_pairs
 from defectgen.demo_report import REPORT_NAME, SHEET_NAME, TITLE, DemoResult, report
 from defectgen.demo_speed import measure_speed
 from defectgen.errors import ConfigError
+from defectgen.estimator import FEWEST_KIMG
 from defectgen.files import run_beside
 from defectgen.networks.defect import receptive_radius
 from defectgen.scores import score_table
@@ -63,7 +64,7 @@ def demo(
     """
     target = Path(out)
     budget = DEMO_KIMG if kimg is None else kimg
-    check_range("kimg", budget, low=0.001)
+    check_range("kimg", budget, low=FEWEST_KIMG)
     check_range("seed", seed, low=0, integer=True)
     _check_replaceable(target)
     seconds: dict[str, float] = {}

@@ -38,6 +38,8 @@ _E = TypeVar("_E", bound="Parameters")
 #: this many images: what an interrupt loses has to be minutes, also in a run of days.
 TICKS, LONGEST_TICK = 100, 1000
 PREVIOUS_NAME = "resume.previous.pt"
+#: The smallest budget, thousands of images.
+FEWEST_KIMG = 0.001
 
 
 class Parameters:
@@ -75,7 +77,7 @@ def check_budget(
     check_preset(preset)
     check_precision(precision)
     if kimg is not None:
-        check_range("kimg", kimg, low=0.001)
+        check_range("kimg", kimg, low=FEWEST_KIMG)
     if batch_size is not None:
         check_range("batch_size", batch_size, low=1, integer=True)
 

@@ -131,7 +131,7 @@ class Experiment:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         self.check_settings()
-        _write(self.folder / SETTINGS, json.dumps(self.record(), indent=1) + "\n")
+        _write_record(self.folder / SETTINGS, self.record())
         cost = self.cost()
         say(cost_line(self.name, cost), self.settings.verbose)
         backbone = self.backbone()
@@ -148,7 +148,7 @@ class Experiment:
             "cost": cost,
             "defects": rows,
         }
-        _write(self.folder / REPORT, json.dumps(found, indent=1) + "\n")
+        _write_record(self.folder / REPORT, found)
         _write(self.folder / "README.md", report_text(found))
         return found
 
@@ -179,7 +179,7 @@ class Experiment:
         if path.is_file() and read_record(path, machine=str)["machine"] != here:
             path.unlink()
         if not path.is_file():
-            _write(path, json.dumps({**self.estimate(), "machine": here}, indent=1) + "\n")
+            _write_record(path, {**self.estimate(), "machine": here})
         memory = (int, float, type(None))
         return read_record(path, kimg=dict, branches=int, minutes=(int, float), gigabytes=memory)
 
@@ -265,7 +265,7 @@ class Experiment:
             found = read_record(path, table=str, scores=dict, settings=dict, **kinds)
             if found["settings"].get("model") == model:
                 return found
-        _write(path, json.dumps(self._scores(synth, defect), indent=1) + "\n")
+        _write_record(path, self._scores(synth, defect))
         return read_record(path)
 
     def _scores(self, synth: DefectSynthesizer, defect: str) -> dict[str, Any]:
@@ -287,6 +287,10 @@ class Experiment:
                 rows.append(row)
             rows.append(SheetRow(f"{defect}: generated", images, masks))
         contact_sheet(rows, self.folder / "pictures.png", columns=COLUMNS)
+
+
+def _write_record(path: Path, record: dict[str, Any]) -> None:
+    _write(path, json.dumps(record, indent=1) + "\n")
 
 
 def _write(path: Path, text: str) -> None:

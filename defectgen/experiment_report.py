@@ -18,7 +18,7 @@ def cost_line(name: str, cost: dict[str, Any]) -> str:
     return (
         f"{name}: backbone of {cost['kimg']['backbone']:g} kimg and {cost['branches']} branches of "
         f"{cost['kimg']['branch']:g} kimg; about {cost['minutes']:.0f} min on this machine at the "
-        f"speed of its first steps, scores and pictures apart, "
+        "speed of its first steps, scores and pictures apart, "
         f"{'memory unknown' if memory is None else f'{memory:.1f} GB'}"
     )
 

@@ -10,14 +10,12 @@ from typing import Any
 
 from defectgen.checks import check_range, check_resolution
 from defectgen.errors import ConfigError
-from defectgen.estimator import given_seed
+from defectgen.estimator import FEWEST_KIMG, given_seed
 from defectgen.files import read_text
 from defectgen.networks.precision import check_precision
 
 #: Files of an experiment: what it was begun with, what it will cost, and what came out.
 SETTINGS, COST, REPORT = "settings.json", "cost.json", "report.json"
-#: The smallest budget: thousands of images.
-FEWEST_KIMG = 0.001
 #: Fields of the settings that may differ when an experiment goes on.
 FREE = ("device", "verbose")
 _MAX_BYTES = 1 << 24
@@ -88,6 +86,14 @@ def read_record(path: Path, **entries: type | tuple[type, ...]) -> dict[str, Any
     )
 
 
+def lost_settings(folder: Path, there: Sequence[str]) -> ConfigError:
+    """The refusal of a folder with these results, and nothing that says what made them."""
+    return ConfigError(
+        f"folder: must hold {SETTINGS} beside what an experiment made; got {str(folder)!r} "
+        f"with {', '.join(there)} but without it; restore it, or give another folder"
+    )
+
+
 def check_begun(folder: Path, record: dict[str, Any], results: Sequence[str]) -> None:
     """Compare with what the experiment in a folder was begun with, if there is one.
 
@@ -106,10 +112,7 @@ def check_begun(folder: Path, record: dict[str, Any], results: Sequence[str]) ->
         there = [name for name in results if (folder / name).exists()]
         if not there:
             return
-        raise ConfigError(
-            f"folder: must hold {SETTINGS} beside what an experiment made; got {str(folder)!r} "
-            f"with {', '.join(there)} but without it; restore it, or give another folder"
-        ) from None
+        raise lost_settings(folder, there) from None
     for field, value in record.items():
         if field in begun and begun[field] == value:
             continue

@@ -22,17 +22,21 @@ from defectgen.networks.known import (
     thumbnail,
 )
 
-#: Places tried for each mask: on a part in a fixed pose few are like its own, so more are tried,
-#: or samples would repeat the training pairs where they were.
-PLACES, ALIGNED_PLACES = 16, 64
+#: Places tried for each mask of a sample: few are like its own on a part in a fixed pose, and few
+#: keep a cut end at the border; where none is found, the sample repeats a training pair where it
+#: was. While a branch learns fewer will do, at most so many.
+PLACES, LEARNING_PLACES = 256, 64
 #: Probability of each move.
 MOVES = 0.9
 #: Points per axis of the field that bends a defect, and the spread of its shifts: of the side.
 BENDS, BEND = 4, 0.02
 #: A place is like the mask's own if they differ by at most this share of the contrast of a scene.
-LIKENESS = 0.25
+LIKENESS = 0.3
 #: A moved mask keeps at least this share of its pixels in the picture.
 KEPT = 0.8
+#: A mask that the border of its photo cuts ends at a border, or so near, as a share of the side,
+#: that its mirror image fills the gap: how such a defect goes on farther out, nobody knows.
+RIM = 0.1
 
 
 #: Operations that move a mask.
@@ -93,7 +97,7 @@ def moved_pairs(
     maps, fields = maps.to(images.device), fields.to(images.device)
     signed = masks.to(images.dtype) * 2 - 1
     # Beyond the border a photo may go on mirrored; a defect does not.
-    inside = within(maps, masks.shape[-1], fields)
+    inside = within(maps, masks.shape[-1], fields, beyond=RIM * _rim(masks).flatten(1).any(1))
     moved = (warp_mask(signed, maps, fields) >= 0) & inside
     scale = maps[:, :2, :2].det().abs()  # the inverse map shrinks what the move enlarges
     lost = moved.sum((1, 2, 3)) * scale < KEPT * (signed > 0).sum((1, 2, 3))
@@ -120,6 +124,8 @@ def place_masks(
 ) -> Placed:
     """One mask for each sample: of a pair drawn by weight, at a place that looks like its own.
 
+    A mask that the border cuts goes where a border cuts it again.
+
     Args:
         known: masks and scenes of the training pairs.
         policy: which moves are allowed.
@@ -145,23 +151,23 @@ def place_masks(
     pairs, maps = torch.cat(index).to(device), torch.cat(matrices).to(device)
     small = maps.clone()
     small[:, :2, 2] *= THUMBNAIL / side
-    signed = thumbnail(known.masks.to(known.scenes.dtype))[pairs] * 2 - 1
-    there = (warp_mask(signed, small) + 1) / 2 * within(small, THUMBNAIL)
-    before, after = (signed + 1).sum((1, 2, 3)) / 2, there.sum((1, 2, 3))
+    cover = thumbnail(known.masks.to(known.scenes.dtype))
+    own = warp_mask(torch.cat([cover * 2 - 1, known.scenes], 1)[pairs], small)
+    there = (own[:, :1] + 1) / 2 * within(small, THUMBNAIL)
     scale = maps[:, :2, :2].det().abs()  # the inverse map shrinks what the move enlarges
-    lost = after * scale < KEPT * before
-    score = torch.zeros_like(after)
+    lost = there.sum((1, 2, 3)) * scale < KEPT * cover.sum((1, 2, 3))[pairs]
+    lost |= _adrift(known.masks, maps, pairs)
+    score = torch.zeros_like(scale)
     if scenes is not None:
         here = thumbnail(scenes).repeat_interleave(places, 0)
-        own = torch.cat(
-            [warp_mask(known.scenes[pairs, c : c + 1], small) for c in range(here.shape[1])], 1
-        )
         # Of a small defect no cell is covered by much: relative to the best covered one.
         cells = there > 0.05 * there.amax((1, 2, 3), keepdim=True)
         near = F.max_pool2d(cells.float(), 3, stride=1, padding=1)
-        difference = ((here - own).abs().mean(1, keepdim=True) * near).sum((1, 2, 3))
+        # Squared: one stroke beside the part is not outweighed by many on it.
+        difference = (here - own[:, 1:]).abs().mean(1, keepdim=True).square() * near
         contrast = known.scenes.std(dim=(2, 3)).mean().clamp_min(0.02)
-        score = difference / near.sum((1, 2, 3)).clamp_min(1) / contrast
+        mean = difference.sum((1, 2, 3)) / near.sum((1, 2, 3)).clamp_min(1)
+        score = mean.sqrt() / contrast
     score = torch.where(lost, torch.full_like(score, 1e3), score)
     # The first that is good enough, or else the best: the best of all would always be no move.
     rank = torch.where(score <= LIKENESS, torch.arange(len(score), device=device) * 1e-6 - 1, score)
@@ -170,6 +176,25 @@ def place_masks(
     images, masks = moved_pairs(*known.pairs(pairs), maps, torch.cat(fields))
     shown = adapted(images, masks, scenes, torch.cat(contrasts).to(device))
     return Placed(masks, shown * masks)
+
+
+def _rim(masks: Tensor) -> Tensor:
+    """Which border cells of a thumbnail the masks (n, 1, R, R) reach: (n, 1, S, S) bool."""
+    found = (masks > 0).float()
+    found[..., 1:-1, 1:-1] = 0
+    return F.adaptive_max_pool2d(found, THUMBNAIL) > 0
+
+
+def _adrift(masks: Tensor, maps: Tensor, pairs: Tensor) -> Tensor:
+    """Which maps (N, 3, 3) take an end that was at the border away from it: (N,) bool."""
+    side, rim = masks.shape[-1], _rim(masks)[:, 0]
+    cells = rim.any(0)
+    half = (side - 1) / 2
+    row, column = torch.meshgrid(2 * [torch.linspace(-half, half, THUMBNAIL)], indexing="ij")
+    ends = torch.stack([column, row, torch.ones_like(row)])[:, cells.cpu()].to(maps)  # (3, cells)
+    there = (maps.inverse() @ ends)[:, :2].abs()
+    inside = (there < half - RIM * side).all(1)
+    return (inside & rim[:, cells][pairs]).any(1)
 
 
 def _each(sources: Sequence[torch.Generator], count: int) -> Sequence[torch.Generator]:

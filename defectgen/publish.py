@@ -75,7 +75,8 @@ def publish(
         WeightsError: the name is not in the list, weights cannot be loaded, or the hub refuses.
         ConfigError: the license is not that of non-commercial photos, the list cannot be written,
             the experiment is unfinished, or not that of the entry and these photos, or a repository
-            is there already and private where it should be public, or public where private.
+            is there already and private where it should be public, or public where private, or
+            the token may not write to it.
         ImageError, MaskError: as `photos_of`.
     """
     record = zoo_record(name)

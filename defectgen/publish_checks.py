@@ -12,7 +12,13 @@ from defectgen.backbone import Backbone
 from defectgen.errors import ConfigError, WeightsError
 from defectgen.experiment import Experiment
 from defectgen.experiment_cost import backbone_plan, branch_plan
-from defectgen.experiment_settings import REPORT, SETTINGS, Settings, read_record
+from defectgen.experiment_settings import (
+    REPORT,
+    SETTINGS,
+    Settings,
+    lost_settings,
+    read_record,
+)
 from defectgen.files import FOLDER_MARK
 from defectgen.hub import check_push
 from defectgen.registry import ZOO_FILE, ZooRecord, slug, zoo_path
@@ -68,11 +74,8 @@ def begun_settings(record: ZooRecord, data: Path, folder: Path, device: str | No
         }
         found = {key: begun[key] for key in ("name", "resolution", "channels", "augment")}
     except FileNotFoundError as error:
-        if (folder / REPORT).is_file() or (folder / "backbone").is_dir():
-            raise ConfigError(
-                f"folder: must hold {SETTINGS} beside what an experiment made; got {str(folder)!r} "
-                "without it; restore it, or train in another folder"
-            ) from error
+        if there := [name for name in (REPORT, "backbone") if (folder / name).exists()]:
+            raise lost_settings(folder, there) from error
         raise _unfinished(record, data, folder, [SETTINGS]) from error
     except KeyError as error:
         raise ConfigError(

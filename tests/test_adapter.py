@@ -315,6 +315,17 @@ def test_a_copy_stands_on_its_own_backbone(on_folder, home, stranger, tmp_path):
         load(tmp_path / "s")
 
 
+def test_a_copy_loads_although_the_backbone_of_the_original_is_damaged(on_folder, home, tmp_path):
+    on_folder.save_pretrained(tmp_path / "s")
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("s", "home"):
+        shutil.copytree(tmp_path / name, tmp_path / "elsewhere" / name)
+    (home / "config.json").write_text("{")
+    assert_same_samples(load(tmp_path / "elsewhere/s"), on_folder)
+    with pytest.raises(WeightsError):
+        load(tmp_path / "s")
+
+
 def test_another_backbone_beside_it_is_refused(on_folder, home, stranger, tmp_path):
     on_folder.save_pretrained(tmp_path / "s")
     (tmp_path / "elsewhere").mkdir()

@@ -9,12 +9,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from defectgen import experiment, experiment_cost
+from defectgen import experiment, experiment_cost, losses
 from defectgen.errors import ConfigError, ImageError
 from defectgen.experiment import Experiment, Photos
 from defectgen.experiment_report import cost_line, report_text, summary_text
 from defectgen.experiment_settings import Settings
-from defectgen.training import loop
+from defectgen.training import callbacks, loop
 
 SHORT = Settings(
     resolution=32, kimg=0.032, defect_kimg=0.032, precision="fp32", seed=1, device="cpu", verbose=0
@@ -86,6 +86,49 @@ def test_everything_is_made_once_and_goes_on(small, tmp_path, monkeypatch):
     monkeypatch.setattr(Experiment, "_fit_branch", lambda *_: fitted.append("branch"))
     assert again.run() == report
     assert fitted == []
+
+
+@pytest.mark.slow  # two whole experiments
+@pytest.mark.parametrize("stage", ["kimg", "defect_kimg"])
+def test_a_fit_that_dies_goes_on_where_it_was(small, tmp_path, monkeypatch, stage):
+    long = replace(SHORT, **{stage: 0.128})
+    monkeypatch.setattr(callbacks, "RESUME_TICKS", 1)
+    step = {"kimg": "_fit_backbone", "defect_kimg": "_fit_branch"}[stage]
+    fit, loss = getattr(Experiment, step), losses.discriminator_logistic
+    calls, taken, death = [0], {}, [0]
+
+    def counted(*args):
+        calls[0] += 1
+        if calls[0] == death[0]:
+            raise OSError("power cut")
+        return loss(*args)
+
+    def watched(self, *args):
+        run_dir = args[-1]
+        if run_dir is None:  # what the cost is estimated with
+            return fit(self, *args)
+        calls[0] = 0
+        with monkeypatch.context() as patch:
+            patch.setattr(losses, "discriminator_logistic", counted)
+            found = fit(self, *args)
+        taken[run_dir.parent.name] = calls[0]
+        return found
+
+    monkeypatch.setattr(Experiment, step, watched)
+    one = {
+        name: Experiment("mvtec/part", photos(7), tmp_path / name, settings=long)
+        for name in ("whole", "cut")
+    }
+    one["whole"].run()
+    death[0] = taken["whole"] - 1
+    with pytest.raises(OSError, match="power cut"):
+        one["cut"].run()
+    death[0] = 0
+    one["cut"].run()
+    assert 0 < taken["cut"] < taken["whole"]  # a fit begun anew would take as many
+    for name in ("backbone", "thin_scratch"):
+        both = [(tmp_path / part / name / "model.safetensors").read_bytes() for part in one]
+        assert both[0] == both[1]
 
 
 def test_the_cost_is_that_of_the_backbone_and_of_each_branch(small, tmp_path, monkeypatch):

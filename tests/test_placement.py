@@ -101,6 +101,66 @@ def test_a_defect_does_not_go_on_mirrored_beyond_the_border():
     assert torch.equal(within(maps, SIDE)[0, 0, 0], torch.arange(SIDE) >= 20)
 
 
+def test_the_gap_that_a_small_move_leaves_at_the_border_is_filled():
+    masks = torch.zeros(1, 1, SIDE, SIDE, dtype=torch.bool)
+    masks[..., :30, 28:34] = True  # from the upper border
+    images, shapes = masks.float() * 2 - 1, masks.float()
+    maps, fields = still(1)
+    maps[0, 1, 2] = -5.0  # downwards
+    moved, there = moved_pairs(images, shapes, maps, fields)
+    assert there[..., :35, 28:34].all()
+    assert (moved[there] > 0.9).float().mean() > 0.9
+    assert torch.equal(shapes, masks.float())  # what was given is as it was
+    maps[0, 1, 2] = -20.0
+    assert not moved_pairs(images, shapes, maps, fields)[1][..., :13, :].any()
+
+
+@pytest.mark.parametrize("moves", [EVERYTHING, moves_from("flip_x,flip_y,translate_int,scale")])
+def test_what_the_border_cuts_stays_at_a_border(known, moves):
+    """A line from the upper border, one from side to side, and a spot that nothing cuts."""
+    masks = torch.zeros_like(known.masks)
+    masks[0, :, :24, 30:34] = 1
+    masks[1, :, 30:34] = 1
+    scene, _ = known.pairs(torch.arange(2))
+    known.set(masks > 0, scene, scene)
+    near = round(0.06 * SIDE)  # bent by as much
+    line = place_masks(known, moves, one_hot(0, 100), None, sources(100), 64).masks
+    frame = torch.ones(SIDE, SIDE, dtype=torch.bool)
+    frame[near:-near, near:-near] = False
+    assert (line & frame).any((1, 2, 3)).all()
+    assert len(torch.unique(line.flatten(1), dim=0)) > 50
+    across = place_masks(
+        known,
+        moves_from("flip_x,flip_y,translate_int,scale"),
+        one_hot(1, 100),
+        None,
+        sources(100),
+        64,
+    ).masks
+    assert across[..., :near].any((1, 2, 3)).all()
+    assert across[..., -near:].any((1, 2, 3)).all()
+
+    masks[0] = 0
+    masks[0, :, 20:24, 30:34] = 1
+    known.set(masks > 0, scene, scene)
+    spot = place_masks(known, moves, one_hot(0, 100), None, sources(100), 64).masks
+    assert not (spot & frame).any((1, 2, 3)).all()
+
+
+def test_one_stroke_beside_the_part_is_not_outweighed_by_many_on_it():
+    """Of two places the one with a little difference all over, not that with much in one corner."""
+    known = KnownDefects(1, 1, SIDE)
+    masks = torch.zeros(1, 1, SIDE, SIDE, dtype=torch.bool)
+    masks[..., 16:48, 16:24] = True
+    flat = torch.zeros(1, 1, SIDE, SIDE)
+    known.set(masks, flat, flat)
+    there = torch.zeros(60, 1, SIDE, SIDE)
+    there[..., 12:24, : SIDE // 2] = 0.5  # three of ten rows of cells: 0.15 in the mean
+    there[..., SIDE // 2 :] = 0.2
+    placed = place_masks(known, moves_from("flip_x"), torch.ones(60, 1), there, sources(60))
+    assert placed.masks[..., SIDE // 2 :].any((1, 2, 3)).float().mean() > 0.9
+
+
 def test_placed_masks_have_the_shape_of_their_pair_and_are_never_empty(known):
     for pair, area in ((0, 100), (1, 144)):
         placed = place_masks(known, EVERYTHING, one_hot(pair, 64), None, sources(64))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -147,6 +150,28 @@ def test_ranks_share_the_categories(mvtec, tmp_path, monkeypatch):
         monkeypatch.setenv("RANK", str(rank))
         zoo.train(names, mvtec, tmp_path / "out", Settings())
     assert seen == [("mvtec/wood", 256), ("mvtec/bottle", 256)]
+
+
+@pytest.mark.slow  # two processes that import torch, and train networks of the published widths
+def test_torchrun_trains_the_categories_side_by_side(mvtec, tmp_path):
+    out = tmp_path / "out"
+    words = ["zoo", "train", "--all", "--data", mvtec, "--out", out, *SHORT]
+    script = tmp_path / "few_samples.py"
+    script.write_text(
+        "from defectgen import cli, experiment\n"
+        "experiment.SAMPLES = 8\n"
+        "raise SystemExit(cli.main())\n"
+    )
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [str(word) for word in (*launch, script, *words)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=300, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    for name in ("mvtec/bottle", "mvtec/wood"):
+        assert done.stderr.count(f"{name}: backbone of") == 1  # by one of the two, once
+        assert json.loads((out / name / "report.json").read_text())["name"] == name
 
 
 @pytest.mark.parametrize(

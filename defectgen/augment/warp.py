@@ -73,21 +73,28 @@ def warp_mask(
     return _where_moved(masks, matrices, fields, _resample_bilinear)
 
 
-def within(matrices: Tensor, size: int, fields: Tensor | None = None) -> Tensor:
+def within(
+    matrices: Tensor,
+    size: int,
+    fields: Tensor | None = None,
+    beyond: Tensor | float = 0.0,
+) -> Tensor:
     """Which pixels of a warped image come from inside of it and not from its reflection.
 
     Args:
         matrices: (N, 3, 3) as for `warp`.
         size: side of the images in pixels.
         fields: (N, 2, k, k), likewise.
+        beyond: share of the side, (N,) or one for all, by which a pixel may come from outside.
 
     Returns:
         (N, 1, size, size) bool.
     """
     axis = torch.arange(size, device=matrices.device, dtype=torch.float32)
     grid = _grid(matrices, fields, x=axis, y=axis, shape=(size, size))
-    edge = 1 + 1 / (size - 1)  # half a pixel beyond the center of the last one
-    return (grid.abs() <= edge).all(dim=3).unsqueeze(1)
+    # Half a pixel beyond the center of the last one.
+    edge = 1 + (1 + 2 * size * torch.as_tensor(beyond, device=grid.device)) / (size - 1)
+    return (grid.abs() <= edge.view(-1, 1, 1, 1)).all(dim=3).unsqueeze(1)
 
 
 def _where_moved(

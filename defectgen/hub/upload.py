@@ -40,7 +40,7 @@ def check_seen(repo_ids: Iterable[str], private: bool, token: str | bool | None)
     """Find repositories that are there already and are not seen by those who are meant to.
 
     Raises:
-        ConfigError: there is one.
+        ConfigError: there is one, or the token may not write to it.
         HubError: the hub cannot be reached, or knows no such token.
     """
     for repo_id in repo_ids:

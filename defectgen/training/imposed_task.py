@@ -19,7 +19,14 @@ from defectgen.augment.geometry import draw_matrices
 from defectgen.augment.policy import AugmentPolicy
 from defectgen.networks.known import LEVELS, KnownDefects, adapted, coarser, draw_contrast
 from defectgen.networks.mapping import CodeMapping, blend
-from defectgen.placement import MOVES, draw_fields, moved_pairs, moves_from, place_masks
+from defectgen.placement import (
+    LEARNING_PLACES,
+    MOVES,
+    draw_fields,
+    moved_pairs,
+    moves_from,
+    place_masks,
+)
 from defectgen.rng import no_noise
 from defectgen.training.adversarial import Codes, draw
 from defectgen.training.defect_start import defect_codes, object_codes
@@ -152,9 +159,8 @@ class ImposedTask(DefectTask):
         # Not the keys of `defects`, which a run resumed in another process computes anew.
         keys = cast(CodeMapping, self.branch.mapping).keys
         weights, scene = blend(z, keys), self._scene(objects)
-        masks, example = place_masks(
-            self.known, self.moves, weights, scene, [source], self.branch.config.places
-        )
+        places = min(self.branch.config.places, LEARNING_PLACES)
+        masks, example = place_masks(self.known, self.moves, weights, scene, [source], places)
         return self._draw(objects, defects, masks, example), masks
 
     def _fakes(self, count: int) -> tuple[Tensor, Tensor]:
