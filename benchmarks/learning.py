@@ -6,19 +6,22 @@
 ``DATA`` holds ``mvtec_bottle``, ``magnetic_tile`` and ``hazelnut_toy`` in the layout of MVTec AD at
 256 px. Backbones, fits and results lie in ``--cache``; run again, it goes on where it was stopped,
 also within a fit. ``--parts`` leaves out what takes longest. At the end the table of whatever has
-been measured so far is printed and written to ``--out``.
+been measured so far is printed. What ``--results`` holds was measured before, perhaps elsewhere,
+and is not measured again; what is new is added there: the work can be spread over machines.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import logging
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from benchmarks.learning_records import Records
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -38,7 +41,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--table", action="store_true", help="run nothing, show what there is")
-    parser.add_argument("--out", type=Path, help="where the table goes, as JSON")
+    parser.add_argument("--results", type=Path, help="folder of records, read and added to")
     return parser.parse_args()
 
 
@@ -49,39 +52,54 @@ def main() -> None:
 
     import torch
 
-    from benchmarks.learning_backbones import backbone_folder, backbone_of, goods_of
-    from benchmarks.learning_fits import fit_folder, fit_of
-    from benchmarks.learning_scores import downstream_of, scores_of
-    from benchmarks.learning_sets import SETS
-    from benchmarks.learning_table import Records, render
+    from benchmarks.learning_records import Records
+    from benchmarks.learning_table import render
 
     torch.set_num_threads(given.threads)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # notes of what was done are written
+    records = Records.read(given.results) if given.results else Records()
+    measure(given, records)
+    print(render(records, given.backbones, given.recipes))
+    if given.results:
+        newest = Records.read(given.results)  # another process may have added to it meanwhile
+        newest.found.update(records.found)
+        newest.draws.update(records.draws)
+        newest.write(given.results)
+
+
+def measure(given: argparse.Namespace, records: Records) -> None:
+    """Measure, or find in the cache, what is wanted and not among the records yet."""
+    from benchmarks.learning_backbones import backbone_folder, backbone_of, beside, goods_of
+    from benchmarks.learning_fits import fit_folder, fit_of
+    from benchmarks.learning_scores import downstream_of, scores_of
+    from benchmarks.learning_sets import SETS
+
     steps = {"scores": scores_of, "downstream": downstream_of}
     names = given.sets or list(SETS)
-    found: dict[tuple[str, str, str, int], tuple[dict[str, Any], Path]] = {}
     products = dict.fromkeys(SETS[name][0] for name in names)
-    for label, product, seed in itertools.product(given.backbones, products, given.seeds):
+    for key in itertools.product(["goods"], given.backbones, products, given.seeds):
+        _, label, product, seed = key
         folder = backbone_folder(product, label, seed, given.cache)
-        if given.table and not folder.with_name(folder.name + "-goods.json").is_file():
+        path = beside(folder, "goods")
+        if key in records.found or (given.table and not path.is_file()):
             continue
-        backbone_of(product, label, seed, given.data, given.cache)
-        record = goods_of(folder, product, seed, given.data)
-        found["goods", label, product, seed] = record, folder
-        print(f"backbone {label} {product} seed {seed}: done", flush=True)
-    for label, name, seed in itertools.product(given.recipes, names, given.seeds):
-        folder = fit_folder(name, label, seed, given.cache)
-        for part in given.parts:
-            if given.table and not folder.with_name(f"{folder.name}-{part}.json").is_file():
-                continue
+        if not given.table:
+            backbone_of(product, label, seed, given.data, given.cache)
+            goods_of(folder, product, seed, given.data)
+            print(f"backbone {label} {product} seed {seed}: done", flush=True)
+        records.take(key, path)
+    for label, name, seed, part in itertools.product(
+        given.recipes, names, given.seeds, given.parts
+    ):
+        folder, key = fit_folder(name, label, seed, given.cache), (part, label, name, seed)
+        path = beside(folder, part)
+        if key in records.found or (given.table and not path.is_file()):
+            continue
+        if not given.table:
             fit_of(name, label, seed, given.data, given.cache)
-            record = steps[part](folder, name, seed, given.data)
-            found[part, label, name, seed] = record, folder
-        print(f"{label} {name} seed {seed}: done", flush=True)
-    print(render(Records(found), given.backbones, given.recipes))
-    if given.out:
-        records = {"/".join(map(str, key)): record for key, (record, _) in found.items()}
-        given.out.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+            steps[part](folder, name, seed, given.data)
+            print(f"{part} of {label} {name} seed {seed}: done", flush=True)
+        records.take(key, path)
 
 
 if __name__ == "__main__":

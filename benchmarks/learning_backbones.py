@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 import defectgen.backbone
+from benchmarks.learning_records import kept
 from benchmarks.learning_sets import PRODUCTS, SIDE, load_goods
 from defectgen import Backbone
 from defectgen.metrics.distances import density_coverage, kid
@@ -128,7 +129,7 @@ def budget_of(folder: Path, other: Path, probe: Callable[[float], Any]) -> float
 def goods_of(folder: Path, product: str, seed: int, data: Path) -> dict[str, Any]:
     """How near the samples of a backbone are to the goods; a sheet lies beside it."""
 
-    def make() -> dict[str, Any]:
+    def make() -> tuple[dict[str, Any], dict[str, Tensor]]:
         goods, unseen = (some.images.float() / 255 for some in load_goods(data, product))
         backbone = Backbone.from_pretrained(folder)
         backbone.precision, extract = "auto", find_extractor()
@@ -139,7 +140,7 @@ def goods_of(folder: Path, product: str, seed: int, data: Path) -> dict[str, Any
         real, fake, more = extract(goods), extract(samples), extract(unseen)
         value, error = kid(real, fake)
         spread = density_coverage(real, fake)
-        return {
+        record = {
             f"kid@{extract.name}": value,
             "standard error": error,
             f"kid@{extract.name}, unseen goods": kid(more, fake).value,
@@ -152,8 +153,9 @@ def goods_of(folder: Path, product: str, seed: int, data: Path) -> dict[str, Any
             "kimg": backbone.config_["trained_kimg"],
             "time": minutes_of(folder),
         }
+        return record, {}
 
-    return kept(folder.with_name(folder.name + "-goods.json"), make)
+    return kept(beside(folder, "goods"), make)
 
 
 def color_off(goods: Tensor, samples: Tensor) -> float:
@@ -177,6 +179,11 @@ def run_of(folder: Path) -> Path:
     return folder.with_name(folder.name + "-run")
 
 
+def beside(folder: Path, part: str) -> Path:
+    """Where the record of this part of what was measured of a run lies."""
+    return folder.with_name(f"{folder.name}-{part}.json")
+
+
 def minutes_of(folder: Path) -> dict[str, Any]:
     """How long a run took, as `timed` wrote it."""
     note = folder.with_name(folder.name + "-time.json")
@@ -197,11 +204,3 @@ def timed(folder: Path, fit: Callable[[], Any]) -> Any:
         spent = {k: earlier[k] + (clock() - began[k]) / 60 for k, clock in clocks.items()}
         record = {**spent, "threads": torch.get_num_threads(), "load": os.getloadavg()}
         note.write_text(json.dumps(record) + "\n", encoding="utf-8")
-
-
-def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """A result from its file, or made and written now."""
-    if not path.is_file():
-        path.write_text(json.dumps(make(), indent=1) + "\n", encoding="utf-8")
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found

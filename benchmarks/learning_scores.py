@@ -6,11 +6,12 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor
 
-from benchmarks.learning_backbones import kept, minutes_of
+from benchmarks.learning_backbones import beside, minutes_of
+from benchmarks.learning_bootstrap import kid_draws
 from benchmarks.learning_fits import SAMPLES, draw_sheet, drawn
+from benchmarks.learning_records import kept
 from benchmarks.learning_sets import SETS, load_defects, load_goods
 from defectgen import DefectSynthesizer
 from defectgen.augment.pipe import AugmentPipe
@@ -40,7 +41,7 @@ class Keeping:
 def scores_of(folder: Path, name: str, seed: int, data: Path) -> dict[str, Any]:
     """`evaluate` on the test defects, with minutes of the fit; a sheet lies beside it."""
 
-    def make() -> dict[str, Any]:
+    def make() -> tuple[dict[str, Any], dict[str, Tensor]]:
         train, test = load_defects(data, name)
         synth = DefectSynthesizer.from_pretrained(folder)
         synth.precision, extractor = "auto", Keeping()
@@ -53,20 +54,27 @@ def scores_of(folder: Path, name: str, seed: int, data: Path) -> dict[str, Any]:
             extractor=extractor,
         )
         # `evaluate` asks for whole images, then for windows: the real ones, then each kind of fake.
-        names = [f"{view} {kind}" for view in ("whole", "window") for kind in KINDS]
+        names = [(view, kind) for view in ("whole", "window") for kind in KINDS]
         features = dict(zip(names, extractor.found, strict=False))
-        save_file(features, folder.with_name(folder.name + "-features.safetensors"))
+        draws = {}
+        for (view, kind), some in features.items():
+            if kind != "real":
+                # A good twin shares its origin with the sample.
+                source = "copy-paste" if kind == "copy-paste" else "generated"
+                origin = f"{folder.parent.name} {folder.name} {source}"
+                draws[f"{view} {kind}"] = kid_draws(features[view, "real"], some, origin)
         draw_sheet(name, drawn(folder, seed), data, folder.with_name(folder.name + "-sheet.png"))
-        return {**found.to_dict(), "time": minutes_of(folder), "config": synth.config_}
+        record = {**found.to_dict(), "time": minutes_of(folder), "config": synth.config_}
+        return record, draws
 
-    return kept(folder.with_name(folder.name + "-scores.json"), make)
+    return kept(beside(folder, "scores"), make)
 
 
 def downstream_of(folder: Path, name: str, seed: int, data: Path) -> dict[str, Any]:
     """Pixel AP of a U-Net on test defects and unseen goods, with and without generated pairs."""
     from benchmarks import learning_unet
 
-    def make() -> dict[str, Any]:
+    def make() -> tuple[dict[str, Any], dict[str, Tensor]]:
         train, test = (pairs_of(some) for some in load_defects(data, name))
         goods, test_goods = (some.images.float() / 255 for some in load_goods(data, SETS[name][0]))
         images, masks, normals = drawn(folder, seed).triplets()
@@ -82,7 +90,7 @@ def downstream_of(folder: Path, name: str, seed: int, data: Path) -> dict[str, A
         pipe = AugmentPipe(AugmentPolicy.from_dict(policy))
         return learning_unet.run(sources, goods, test, test_goods, pipe, log.info)
 
-    return kept(folder.with_name(folder.name + "-downstream.json"), make)
+    return kept(beside(folder, "downstream"), make)
 
 
 def pairs_of(pairs: PairSet) -> Any:

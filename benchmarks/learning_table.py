@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from safetensors.torch import load_file
-from torch import Tensor
+import torch
 
-from benchmarks.learning_bootstrap import DRAWS, LEVEL, kid_difference
+from benchmarks.learning_bootstrap import DRAWS, LEVEL, interval
+from benchmarks.learning_records import Records
 from benchmarks.learning_sets import FEWEST, PRODUCTS, SETS
 from benchmarks.learning_unet import PROTOCOL
 
@@ -29,33 +28,15 @@ SHOWN = (
     ("drift_ring", ("generated",)),
     ("drift_far", ("generated",)),
 )
+#: What of a backbone's record is no score.
+UNSEEN = ("time", "commit", "machine")
 NOTE = (
     f"Means over the seeds named. Intervals: {LEVEL:.0%}, {DRAWS} resamples of test images and of "
-    "samples; of several seeds downstream, the means of their ends, as if all erred alike. "
+    "samples, the same test images for all that is compared. A recipe is compared where it has a "
+    "seed in common with the first one; an asterisk marks seeds of another machine, on a backbone "
+    "of the same recipe, not the same one. "
     f"Sets with fewer than {FEWEST} test images decide nothing."
 )
-
-
-class Records:
-    """What was measured: part, recipe, set and seed to a record, and its feature files."""
-
-    def __init__(self, found: dict[tuple[str, str, str, int], tuple[dict[str, Any], Path]]) -> None:
-        self.found = found
-
-    def seeds(self, part: str, label: str, name: str) -> list[int]:
-        """Seeds for which this was measured."""
-        return sorted(k[3] for k in self.found if k[:3] == (part, label, name))
-
-    def all(self, part: str, label: str, name: str) -> list[dict[str, Any]]:
-        """The records of all seeds."""
-        return [self.found[part, label, name, s][0] for s in self.seeds(part, label, name)]
-
-    def features(self, label: str, name: str, key: str) -> list[Tensor]:
-        """Feature vectors of all seeds: "whole generated" and the like."""
-        folders = [
-            self.found["scores", label, name, s][1] for s in self.seeds("scores", label, name)
-        ]
-        return [load_file(f.with_name(f.name + "-features.safetensors"))[key] for f in folders]
 
 
 def render(records: Records, backbones: Sequence[str], labels: Sequence[str]) -> str:
@@ -67,20 +48,16 @@ def render(records: Records, backbones: Sequence[str], labels: Sequence[str]) ->
         blocks += [f"### Recipe {label}", scores_table(records, label)]
     if labels:
         blocks += ["### KID: difference to", differences(records, labels)]
-    nets = [net_table(records, label) for label in labels if any_of(records, "downstream", label)]
+    nets = [net_table(records, x) for x in labels if records.names("downstream", x, SETS)]
     if nets:
         blocks += ["### Downstream: pixel average precision", *nets, PROTOCOL]
+    blocks.append("\n".join(f"- {line}" for line in records.origins()))
     return "\n\n".join(blocks)
-
-
-def any_of(records: Records, part: str, label: str) -> list[str]:
-    """Sets for which this part was measured."""
-    return [name for name in SETS if records.seeds(part, label, name)]
 
 
 def scores_table(records: Records, label: str) -> str:
     """A row per score, a column per set."""
-    names = any_of(records, "scores", label)
+    names = records.names("scores", label, SETS)
     lines = table_head("score", names)
     lines.append(row("seeds", [len(records.seeds("scores", label, name)) for name in names]))
     minutes = [mean(map(minutes_of, records.all("scores", label, name))) for name in names]
@@ -100,8 +77,8 @@ def scores_table(records: Records, label: str) -> str:
 def goods_table(records: Records, labels: Sequence[str]) -> str:
     """A row per score and recipe, a column per product; each seed in its own right."""
     lines = table_head("score, recipe", list(PRODUCTS))
-    first = next(record for key, (record, _) in records.found.items() if key[0] == "goods")
-    for score in (*(key for key in first if key != "time"), "processor minutes"):
+    shown = next((r for key, r in records.found.items() if key[0] == "goods"), {})
+    for score in (*(key for key in shown if key not in UNSEEN), "processor minutes"):
         for label in labels:
             cells = []
             for product in PRODUCTS:
@@ -115,7 +92,7 @@ def goods_table(records: Records, labels: Sequence[str]) -> str:
 def differences(records: Records, labels: Sequence[str]) -> str:
     """KID of the first recipe minus that of what it is compared with."""
     first, *others = labels
-    names = any_of(records, "scores", first)
+    names = records.names("scores", first, SETS)
     lines = table_head("view, compared with", names)
     for view in ("whole", "window"):
         for other in ("good twins", "copy-paste", *others):
@@ -126,36 +103,44 @@ def differences(records: Records, labels: Sequence[str]) -> str:
 
 def difference(records: Records, first: str, other: str, name: str, view: str) -> str:
     """One difference with its interval; empty if the other was not measured."""
-    own = records.features(first, name, f"{view} generated")
-    real = records.features(first, name, f"{view} real")[0]
-    if other in ("good twins", "copy-paste"):
-        theirs = records.features(first, name, f"{view} {other}")
-    else:
-        theirs = records.features(other, name, f"{view} generated")
-    if not theirs:
+    kind, label = (other, first) if other in ("good twins", "copy-paste") else ("generated", other)
+    seeds = [
+        s
+        for s in records.seeds("scores", first, name)
+        if ("scores", label, name, s) in records.draws
+    ]
+    pairs = [(("scores", first, name, s), ("scores", label, name, s)) for s in seeds]
+    pairs = [(own, theirs) for own, theirs in pairs if own in records.draws]
+    if not pairs:
         return ""
-    count = min(len(own), len(theirs))
-    found = kid_difference(real, own[:count], theirs[:count], paired=other == "good twins")
-    value, low, high = found
-    return f"{value:.0f} ({low:.0f} to {high:.0f})"
+    draws = [
+        records.draws[own][f"{view} generated"] - records.draws[theirs][f"{view} {kind}"]
+        for own, theirs in pairs
+    ]
+    value, low, high = interval(torch.stack(draws).mean(0))
+    stands = [[records.found[key]["settings"]["backbone"] for key in pair] for pair in pairs]
+    mark = "" if all(own == theirs for own, theirs in stands) else "*"
+    return f"{value:.0f}{mark} ({low:.0f} to {high:.0f})"
 
 
 def net_table(records: Records, label: str) -> str:
     """AP of each arm, and differences with intervals, a column per set."""
-    names = any_of(records, "downstream", label)
+    names = records.names("downstream", label, SETS)
     found = {name: records.all("downstream", label, name) for name in names}
     lines = table_head(f"{label}, AP x 100", names)
-    arms = list(found[names[0]][0]["arms"])
-    for arm in arms:
+    lines.append(row("seeds", [len(found[name]) for name in names]))
+    for arm in found[names[0]][0]["arms"]:
         values = [mean(r["arms"][arm]["mean"] for r in found[n]) * 100 for n in names]
         lines.append(row(arm, values))
     for pair in found[names[0]][0]["differences"]:
         cells = []
         for name in names:
-            some = [r["differences"][pair] for r in found[name]]
-            low, high = (mean(d[end] for d in some) * 100 for end in ("low", "high"))
-            middle = mean(d["mean"] for d in some) * 100
-            cells.append(f"{middle:.1f} ({low:.1f} to {high:.1f})")
+            keys = [
+                ("downstream", label, name, s) for s in records.seeds("downstream", label, name)
+            ]
+            draws = torch.stack([records.draws[key][pair] for key in keys]).mean(0)
+            value, low, high = (100 * end for end in interval(draws))
+            cells.append(f"{value:.1f} ({low:.1f} to {high:.1f})")
         lines.append(row(pair, cells))
     return "\n".join(lines)
 

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.learning_bootstrap import DRAWS, LEVEL, interval
 from defectgen.augment.pipe import AugmentPipe
 
 #: What each arm learns defects from. All arms see the same good images besides.
@@ -38,8 +39,8 @@ CHANCE, RATE, DECAY = 0.5, 2e-3, 1e-2
 #: Features at full, half, quarter and eighth resolution; normalized in groups of GROUP; the logit
 #: of all pixels at first: few are defects. From 0 and with ReLU, all features of defects died.
 WIDTHS, GROUP, PRIOR = (8, 24, 48, 96), 8, -4.0
-#: Thresholds of the bootstrap, its resamples, and the share of them inside the interval.
-LEVELS, DRAWS, LEVEL = 1024, 1000, 0.9
+#: Thresholds of the bootstrap.
+LEVELS = 1024
 
 PROTOCOL = (
     f"A U-Net of widths {WIDTHS} learns from scratch, {SEEDS} times per arm, {STEPS} steps, batch "
@@ -202,16 +203,15 @@ def histograms(scores: Tensor, masks: Tensor, levels: int = LEVELS) -> Tensor:
     return found[:, :, 1:].flip(2)
 
 
-def bootstrap(
+def gains(
     first: list[Tensor],
     second: list[Tensor],
     masks: Tensor,
     groups: Tensor,
     draws: int = DRAWS,
-    level: float = LEVEL,
     seed: int = 0,
-) -> tuple[float, float, float]:
-    """How much better the first arm is, by the AP averaged over training seeds.
+) -> Tensor:
+    """How much better the first arm is, by the AP averaged over training seeds: draws, (D + 1,).
 
     Paired: each draw takes the same pictures and the same training seeds of both arms. Three seeds
     are few: the share of the training noise in the interval is too narrow by about sqrt(2 / 3).
@@ -222,11 +222,10 @@ def bootstrap(
         masks: where the defects are, (n, 1, H, W) bool.
         groups: (n,) numbers; the pictures of one are resampled among each other.
         draws: D.
-        level: share of the draws within the interval.
         seed: of the draws.
 
     Returns:
-        Mean difference of the data as they are, lower and upper end of the interval.
+        Mean difference of the data as they are, then of each resample.
     """
     generator = torch.Generator().manual_seed(seed)
     times = torch.zeros(draws, len(masks), dtype=torch.float64)  # how often each picture is taken
@@ -238,13 +237,14 @@ def bootstrap(
     pairs = list(zip(first, second, strict=True))
     areas = [[_area(times @ histograms(some, masks)) for some in pair] for pair in pairs]
     drawn = torch.stack([a - b for a, b in areas], 1).gather(1, seeds).mean(1)  # (D,)
-    low, high = drawn.quantile(torch.tensor([(1 - level) / 2, (1 + level) / 2]).double()).tolist()
     exact = [pixel_ap(a, masks) - pixel_ap(b, masks) for a, b in pairs]
-    return sum(exact) / len(exact), low, high
+    return torch.cat([drawn.new_tensor([sum(exact) / len(exact)]), drawn])
 
 
-def compare(arms: dict[str, list[Tensor]], test_masks: Tensor, n_defects: int) -> dict[str, Any]:
-    """The numbers of the test, ready for JSON.
+def compare(
+    arms: dict[str, list[Tensor]], test_masks: Tensor, n_defects: int
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The numbers of the test, ready for JSON, and the draws of its differences.
 
     Args:
         arms: probabilities (n, 1, H, W) of each of `ARMS`, one tensor per training seed.
@@ -252,23 +252,27 @@ def compare(arms: dict[str, list[Tensor]], test_masks: Tensor, n_defects: int) -
         n_defects: so many of the n come first and are defects; the others are good.
 
     Returns:
-        `arms`: by name `ap`, one per seed, and `mean`; `differences`: by name "first - second"
-        `mean`, `low`, `high`; `level` of these intervals; `test`: how many `defects` and `goods`,
-        and `base_rate`, the share of defect pixels: the AP of a blind guess.
+        First `arms`: by name `ap`, one per seed, and `mean`; `differences`: by name
+        "first - second" `mean`, `low`, `high`; `level` of these intervals; `test`: how many
+        `defects` and `goods`, and `base_rate`, the share of defect pixels: the AP of a blind
+        guess. Then by the name of each difference what `gains` gives.
     """
     groups = torch.arange(len(test_masks)) >= n_defects
     aps = {name: [pixel_ap(some, test_masks) for some in found] for name, found in arms.items()}
-    differences = {}
+    draws, differences = {}, {}
     for one, other in DIFFERENCES:
-        mean, low, high = bootstrap(arms[one], arms[other], test_masks, groups)
-        differences[f"{one} - {other}"] = {"mean": mean, "low": low, "high": high}
+        name = f"{one} - {other}"
+        draws[name] = gains(arms[one], arms[other], test_masks, groups)
+        mean, low, high = interval(draws[name])
+        differences[name] = {"mean": mean, "low": low, "high": high}
     goods, rate = len(test_masks) - n_defects, float(test_masks.double().mean())
-    return {
+    found = {
         "arms": {name: {"ap": ap, "mean": sum(ap) / len(ap)} for name, ap in aps.items()},
         "differences": differences,
         "level": LEVEL,
         "test": {"defects": n_defects, "goods": goods, "base_rate": rate},
     }
+    return found, draws
 
 
 def run(
@@ -280,8 +284,8 @@ def run(
     log: Callable[[str], None],
     steps: int = STEPS,
     seeds: int = SEEDS,
-) -> dict[str, Any]:
-    """Train every arm with every seed and return `compare`, `protocol`, `steps` and `seconds`.
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Train every arm with every seed; `compare`, with `protocol`, `steps` and `seconds`.
 
     `sources` has every name in `ARMS`; goods are (n, C, H, W) in [0, 1]; `log` gets lines of text.
     """
@@ -295,5 +299,6 @@ def run(
             arms[name].append(scores(network, images))
             took, before = time.perf_counter() - before, time.perf_counter()
             log(f"{name}, seed {seed}: AP {pixel_ap(arms[name][-1], masks):.3f}, {took:.0f} s")
-    found = {"protocol": PROTOCOL, "steps": steps, "seconds": before - began}
-    return compare(arms, masks, len(test.images)) | found
+    found, draws = compare(arms, masks, len(test.images))
+    how = {"protocol": PROTOCOL, "steps": steps, "seconds": before - began}
+    return found | how, draws

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import sys
 from pathlib import Path
 
@@ -25,9 +26,11 @@ from benchmarks import (  # noqa: E402
     learning_backbones,
     learning_fits,
     learning_sets,
+    learning_table,
     learning_unet,
 )
-from benchmarks.learning_bootstrap import kid_difference  # noqa: E402
+from benchmarks.learning_bootstrap import interval, kid_draws  # noqa: E402
+from benchmarks.learning_records import Records  # noqa: E402
 
 TILE = learning_sets.PRODUCTS["tile"]
 
@@ -117,21 +120,29 @@ def features(n, shift, seed):
     return torch.randn(n, 16, generator=torch.Generator().manual_seed(seed)) + shift
 
 
+def difference(real, first, second, *, origins="ab", seed=0):
+    one, other = (
+        kid_draws(real, fake, origin, seed)
+        for fake, origin in zip((first, second), origins, strict=True)
+    )
+    return interval(one - other)
+
+
 def test_the_difference_is_that_of_the_two_kernel_distances():
     real, near, far = features(20, 0, 0), features(30, 0.1, 1), features(30, 0.5, 2)
-    found, low, high = kid_difference(real, [near], [far], paired=False)
+    found, low, high = difference(real, near, far)
     assert found == pytest.approx(kid(real, near).value - kid(real, far).value)
     assert low < found < high < 0
-    back, _, _ = kid_difference(real, [far], [near], paired=False)
+    back, _, _ = difference(real, far, near, origins="ba")
     assert back == pytest.approx(-found)
 
 
 def test_two_samples_of_one_distribution_do_not_differ():
     real = features(20, 0, 0)
-    _, low, high = kid_difference(real, [features(40, 0, 1)], [features(40, 0, 2)], paired=False)
+    _, low, high = difference(real, features(40, 0, 1), features(40, 0, 2))
     assert low < 0 < high
     same = features(40, 0.3, 3)
-    assert kid_difference(real, [same], [same], paired=True) == pytest.approx((0, 0, 0))
+    assert difference(real, same, same, origins="aa") == pytest.approx((0, 0, 0))
 
 
 def test_the_interval_covers_its_share_of_many_experiments():
@@ -140,9 +151,52 @@ def test_the_interval_covers_its_share_of_many_experiments():
     for k in range(40):
         real = features(25, 0, 3 * k)
         fakes = (features(25, 0.2, 3 * k + 1), features(25, 0.2, 3 * k + 2))
-        _, low, high = kid_difference(real, [fakes[0]], [fakes[1]], paired=False, seed=k)
+        _, low, high = difference(real, *fakes, seed=k)
         inside += low <= 0 <= high
     assert inside >= 29
+
+
+# -- records --
+
+
+def a_record(n, **more):
+    where = {"cpu": "a processor", "instructions": ["avx2", "amx_bf16"]}
+    return {"n": n, "commit": "abc", "machine": where, **more}
+
+
+def test_records_of_two_runs_come_together(tmp_path):
+    keys = [("scores", "default", "magnetic_tile/crack", seed) for seed in (0, 1)]
+    goods = ("goods", "dfmgan-time", "tile", 10)
+    first = Records({keys[0]: a_record(0)}, {keys[0]: {"whole good twins": torch.arange(3.0)}})
+    first.write(tmp_path)
+    both = Records.read(tmp_path)
+    both.found[keys[1]], both.found[goods] = a_record(1), a_record(2)
+    both.draws[keys[1]] = {"whole good twins": torch.ones(3)}
+    both.write(tmp_path)
+    found = Records.read(tmp_path)
+    assert found.found == both.found
+    assert found.seeds(*keys[0][:3]) == [0, 1]
+    assert found.names("goods", "dfmgan-time", ["bottle", "tile"]) == ["tile"]
+    assert torch.equal(found.draws[keys[0]]["whole good twins"], torch.arange(3.0))
+    assert found.origins() == ["3 records of commit abc on a processor (amx_bf16)"]
+    assert Records.read(tmp_path / "nothing").found == {}
+
+
+def test_a_comparison_takes_common_seeds_and_marks_other_backbones():
+    name, draws = "magnetic_tile/crack", torch.linspace(-1, 1, 1001)
+    records = Records()
+    for label, seed, stands, shift in (
+        *(("default", 0, "x", 0.0), ("default", 1, "y", 100.0)),
+        *(("dfmgan", 0, "x", 10.0), ("dfmgan-time", 1, "z", 10.0)),
+    ):
+        key = ("scores", label, name, seed)
+        records.found[key] = a_record(0, settings={"backbone": stands})
+        records.draws[key] = {"whole generated": draws + shift}
+    shown = [
+        learning_table.difference(records, "default", other, name, "whole")
+        for other in ("dfmgan", "dfmgan-time", "tenth")
+    ]
+    assert shown == ["-10 (-10 to -10)", "90* (90 to 90)", ""]
 
 
 # -- all of it --
@@ -158,18 +212,20 @@ def test_a_short_run_is_kept_and_goes_on(tiles, tiny, tmp_path, monkeypatch, cap
     monkeypatch.setattr(learning_unet, "SEEDS", 1)
     short = {"kimg": 0.016, "batch_size": 4}
     monkeypatch.setitem(learning_fits.RECIPES, "default", learning_fits.Recipe(**short))
-    bare = learning_backbones.BackboneRecipe(given=short)
-    monkeypatch.setitem(learning_backbones.BACKBONES, "default", bare)
+    narrow = {"channel_base": 256, "channel_max": 16}
+    for label, more, like in (("default", {}, None), ("plain", {"preset": "dfmgan"}, "default")):
+        recipe = learning_backbones.BackboneRecipe({**short, **more}, narrow, like)
+        monkeypatch.setitem(learning_backbones.BACKBONES, label, recipe)
     monkeypatch.setattr(learning_backbones, "PROBE", 0.016)
     monkeypatch.setattr(learning_backbones, "SAMPLES", 12)
     given = ["--data", tiles.parent, "--cache", tmp_path / "cache", "--seeds", 0]
     given += ["--threads", torch.get_num_threads()]  # which is of the process, not of the run
     given += ["--sets", "magnetic_tile/crack", "--recipes", "default"]
     given += ["--backbones", "default", "plain"]
-    given += ["--parts", "scores", "--out", tmp_path / "table.json"]
+    given += ["--parts", "scores", "--results", tmp_path / "results"]
     monkeypatch.setattr(sys, "argv", ["learning.py", *map(str, given)])
     learning.main()
-    first = json.loads((tmp_path / "table.json").read_text())
+    first = json.loads((tmp_path / "results/records.json").read_text())
     record = first["scores/default/magnetic_tile/crack/0"]
     assert {"generated", "copy-paste", "good twins"} <= set(record["scores"]["kid@lite0"])
     assert record["time"]["minutes"] > 0
@@ -179,12 +235,13 @@ def test_a_short_run_is_kept_and_goes_on(tiles, tiny, tmp_path, monkeypatch, cap
     assert goods["kimg"] > 0
     assert 0 < goods["time"]["processor_minutes"] < 1
     assert 0 < goods["direction, samples"] < 1
-    monkeypatch.setattr(learning_backbones, "timed", None)
-    monkeypatch.setattr(learning_fits, "timed", None)  # nothing is trained again
+    assert Records.read(tmp_path / "results").draws["scores", "default", "magnetic_tile/crack", 0]
+    shutil.rmtree(tmp_path / "cache")  # as on another machine: nothing is measured again
     learning.main()
-    assert json.loads((tmp_path / "table.json").read_text()) == first
+    assert json.loads((tmp_path / "results/records.json").read_text()) == first
+    assert not (tmp_path / "cache").exists()
     assert "magnetic_tile/crack" in capsys.readouterr().out
     shown = [*given, "--table", "--recipes", "default", "dfmgan", "--seeds", 0, 1]
     monkeypatch.setattr(sys, "argv", ["learning.py", *map(str, shown)])
     learning.main()  # what was not measured is left out, and not measured now
-    assert json.loads((tmp_path / "table.json").read_text()) == first
+    assert json.loads((tmp_path / "results/records.json").read_text()) == first

@@ -19,6 +19,7 @@ if not (ROOT / "benchmarks").is_dir():
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import learning_unet as unet  # noqa: E402
+from benchmarks.learning_bootstrap import interval  # noqa: E402
 
 SIDE = 32
 
@@ -122,54 +123,54 @@ def test_every_pixel_from_the_lowest_positive_up_is_counted_once():
     assert pixels.tolist() == (scores >= lowest).flatten(1).sum(1).tolist()
 
 
-def test_bootstrap_of_equal_arms_finds_nothing():
+def test_resampling_of_equal_arms_finds_nothing():
     masks = some_masks()
     groups = torch.arange(10) >= 6
     same = [guesses(masks, 0.5, seed) for seed in range(3)]
-    assert unet.bootstrap(same, same, masks, groups, draws=50) == (0, 0, 0)
+    assert not unet.gains(same, same, masks, groups, draws=50).any()
     others = [guesses(masks, 0.5, seed) for seed in range(3, 6)]
-    mean, low, high = unet.bootstrap(same, others, masks, groups)
+    found = unet.gains(same, others, masks, groups)
+    mean, low, high = interval(found)
     assert low < 0 < high
     assert low < mean < high
-    assert unet.bootstrap(same, others, masks, groups) == (mean, low, high)
-    assert unet.bootstrap(same, others, masks, groups, seed=1) != (mean, low, high)
-    _, lower, higher = unet.bootstrap(same, others, masks, groups, level=0.99)
+    assert torch.equal(unet.gains(same, others, masks, groups), found)
+    assert not torch.equal(unet.gains(same, others, masks, groups, seed=1), found)
+    _, lower, higher = interval(found, level=0.99)
     assert lower < low
     assert high < higher
 
 
-def test_bootstrap_finds_the_better_arm():
+def test_resampling_finds_the_better_arm():
     masks = some_masks()
     groups = torch.arange(10) >= 6
     good = [guesses(masks, 0.2, seed) for seed in range(3)]
     bad = [guesses(masks, 1.0, seed) for seed in range(3)]
-    mean, low, high = unet.bootstrap(good, bad, masks, groups)
+    found = unet.gains(good, bad, masks, groups)
+    mean, low, high = interval(found)
     assert 0 < low < mean < high
-    assert [-x for x in unet.bootstrap(bad, good, masks, groups)] == pytest.approx(
-        [mean, high, low]
-    )
+    assert torch.allclose(unet.gains(bad, good, masks, groups), -found)
     expected = [
         unet.pixel_ap(a, masks) - unet.pixel_ap(b, masks) for a, b in zip(good, bad, strict=True)
     ]
     assert mean == pytest.approx(sum(expected) / 3)
 
 
-def test_bootstrap_draws_within_groups():
+def test_resampling_draws_within_groups():
     """One defect and one good picture: each draw that keeps the groups apart is the data."""
     masks = some_masks(2, defects=1)
     a, b = [guesses(masks, 0.2, 0)], [guesses(masks, 1.0, 1)]
-    mean, low, high = unet.bootstrap(a, b, masks, torch.tensor([0, 1]))
+    mean, low, high = interval(unet.gains(a, b, masks, torch.tensor([0, 1])))
     assert (low, high) == pytest.approx((mean, mean))
-    _, low, high = unet.bootstrap(a, b, masks, torch.tensor([0, 0]))
+    _, low, high = interval(unet.gains(a, b, masks, torch.tensor([0, 0])))
     assert high - low > 0.01
 
 
-def test_bootstrap_draws_training_seeds():
+def test_resampling_draws_training_seeds():
     masks = some_masks(2, defects=1)
     a = [guesses(masks, noise, 0) for noise in (0.2, 1.0)]
     b = [guesses(masks, 3.0, 1)] * 2
     single = [unet.pixel_ap(one, masks) - unet.pixel_ap(b[0], masks) for one in a]
-    _, low, high = unet.bootstrap(a, b, masks, torch.tensor([0, 1]))
+    _, low, high = interval(unet.gains(a, b, masks, torch.tensor([0, 1])))
     assert (low, high) == pytest.approx((min(single), max(single)))
 
 
@@ -182,7 +183,7 @@ def test_compare_reports_every_arm_and_difference():
         "real + copy-paste": 0.6,
     }
     arms = {name: [guesses(masks, noise[name], seed) for seed in (0, 1)] for name in unet.ARMS}
-    found = unet.compare(arms, masks, 6)
+    found, draws = unet.compare(arms, masks, 6)
     assert json.loads(json.dumps(found)) == found
     assert set(found) == {"arms", "differences", "level", "test"}
     assert found["level"] == 0.9
@@ -201,6 +202,8 @@ def test_compare_reports_every_arm_and_difference():
     }
     assert differences["real + generated - real"]["low"] > 0
     assert differences["generated - real"]["high"] < 0
+    for name, values in draws.items():
+        assert [differences[name][x] for x in ("mean", "low", "high")] == list(interval(values))
     expected = means["real + generated"] - means["real + copy-paste"]
     assert differences["real + generated - real + copy-paste"]["mean"] == pytest.approx(expected)
 
@@ -312,7 +315,7 @@ def test_run_learns_toy_squares_and_reports_them(pipe):
     test, test_goods = squares(8, seed=1)
     sources = {"real": real, "generated": squares(20, seed=2)[0], "copy-paste": real}
     lines = []
-    found = unet.run(sources, goods, test, test_goods, pipe, lines.append, steps=12, seeds=1)
+    found, _ = unet.run(sources, goods, test, test_goods, pipe, lines.append, steps=12, seeds=1)
     assert json.loads(json.dumps(found)) == found
     assert set(found) == {
         *("arms", "differences", "level", "test"),
