@@ -23,11 +23,14 @@ from defectgen.networks.known import (
 )
 
 #: Places tried for each mask of a sample: few are like its own on a part in a fixed pose, and few
-#: keep a cut end at the border; where none is found, the sample repeats a training pair where it
-#: was. While a branch learns fewer will do, at most so many.
+#: keep a cut end at the border; where none is found, the sample repeats a training pair about where
+#: it was. While a branch learns fewer will do, at most so many.
 PLACES, LEARNING_PLACES = 256, 64
 #: Probability of each move.
 MOVES = 0.9
+#: This share of the places tried, the last ones, lie close to the pair's own; spread of the shift,
+#: of the side, and of the binary logarithm of the scale; of the turn, in radians.
+NUDGES, NUDGE, TURN = 0.25, 0.05, 0.15
 #: Points per axis of the field that bends a defect, and the spread of its shifts: of the side.
 BENDS, BEND = 4, 0.02
 #: A place is like the mask's own if they differ by at most this share of the contrast of a scene.
@@ -37,7 +40,8 @@ KEPT = 0.8
 #: A mask that the border of its photo cuts ends at a border, or so near, as a share of the side,
 #: that its mirror image fills the gap: how such a defect goes on farther out, nobody knows.
 RIM = 0.1
-
+#: Of a defect in several pieces, each may be left out, as long as this share of its area stays.
+SUBSET = 0.3
 
 #: Operations that move a mask.
 GEOMETRY = (
@@ -84,6 +88,19 @@ def draw_fields(count: int, side: int, source: torch.Generator) -> Tensor:
     fields = torch.randn(size, generator=source, device=source.device) * (BEND * side)
     bent = torch.rand((count, 1, 1, 1), generator=source, device=source.device) < MOVES
     return torch.where(bent, fields, torch.zeros_like(fields))
+
+
+def draw_nudges(policy: AugmentPolicy, count: int, side: int, source: torch.Generator) -> Tensor:
+    """Inverse maps (N, 3, 3) of small moves: what is left where no other place is like the own."""
+    drawn = torch.randn((count, 4), generator=source, device=source.device)
+    size = torch.exp2(drawn[:, 0] * (NUDGE if policy.scale else 0.0))
+    angle = drawn[:, 1] * (TURN if policy.rotate else 0.0)
+    shifted = policy.translate_int or policy.translate_frac
+    maps = torch.eye(3, device=source.device).repeat(count, 1, 1)
+    maps[:, 0, 0] = maps[:, 1, 1] = size * angle.cos()
+    maps[:, 0, 1], maps[:, 1, 0] = -size * angle.sin(), size * angle.sin()
+    maps[:, :2, 2] = drawn[:, 2:] * (NUDGE * side if shifted else 0.0)
+    return maps
 
 
 def moved_pairs(
@@ -138,25 +155,30 @@ def place_masks(
         Masks, none of them empty, and the example for each.
     """
     count, side, device = len(weights), known.masks.shape[-1], known.masks.device
-    index, matrices, contrasts, fields = [], [], [], []
+    cover = thumbnail(known.masks.to(known.scenes.dtype))
+    pieces = _pieces(cover)
+    index, matrices, contrasts, fields, halves = [], [], [], [], []
     for row, source in zip(weights, _each(sources, count), strict=True):
         # Drawn on the generator's device, so that a seed means the same on every machine.
         chosen = torch.multinomial(row.to(source.device), places, True, generator=source)
         index.append(chosen)
-        moved = draw_matrices(policy, places, side, p=MOVES, generator=source)
-        moved[-1] = torch.eye(3)  # if nothing fits, where it was
-        matrices.append(moved)
+        far = draw_matrices(policy, places, side, p=MOVES, generator=source)
+        near = draw_nudges(policy, round(NUDGES * places), side, source)
+        matrices.append(torch.cat([far[: places - len(near)], near]))
         fields.append(draw_fields(1, side, source))
         contrasts.append(draw_contrast(1, source))
+        size = places, int(pieces.max()) + 1
+        halves.append(torch.rand(size, generator=source, device=source.device) < 0.5)
     pairs, maps = torch.cat(index).to(device), torch.cat(matrices).to(device)
     small = maps.clone()
     small[:, :2, 2] *= THUMBNAIL / side
-    cover = thumbnail(known.masks.to(known.scenes.dtype))
-    own = warp_mask(torch.cat([cover * 2 - 1, known.scenes], 1)[pairs], small)
+    kept = _kept(cover[pairs], pieces[pairs], torch.cat(halves).to(device))
+    shape = cover[pairs] * kept
+    own = warp_mask(torch.cat([shape * 2 - 1, known.scenes[pairs]], 1), small)
     there = (own[:, :1] + 1) / 2 * within(small, THUMBNAIL)
     scale = maps[:, :2, :2].det().abs()  # the inverse map shrinks what the move enlarges
-    lost = there.sum((1, 2, 3)) * scale < KEPT * cover.sum((1, 2, 3))[pairs]
-    lost |= _adrift(known.masks, maps, pairs)
+    lost = there.sum((1, 2, 3)) * scale < KEPT * shape.sum((1, 2, 3))
+    lost |= _adrift(_rim(known.masks)[pairs] & kept, maps, side)
     score = torch.zeros_like(scale)
     if scenes is not None:
         here = thumbnail(scenes).repeat_interleave(places, 0)
@@ -173,7 +195,9 @@ def place_masks(
     rank = torch.where(score <= LIKENESS, torch.arange(len(score), device=device) * 1e-6 - 1, score)
     best = rank.view(count, places).argmin(1) + places * torch.arange(count, device=device)
     pairs, maps = pairs[best], maps[best]
-    images, masks = moved_pairs(*known.pairs(pairs), maps, torch.cat(fields))
+    images, masks = known.pairs(pairs)
+    masks = masks * F.interpolate(kept[best].to(masks.dtype), size=(side, side))
+    images, masks = moved_pairs(images, masks, maps, torch.cat(fields))
     shown = adapted(images, masks, scenes, torch.cat(contrasts).to(device))
     return Placed(masks, shown * masks)
 
@@ -185,16 +209,35 @@ def _rim(masks: Tensor) -> Tensor:
     return F.adaptive_max_pool2d(found, THUMBNAIL) > 0
 
 
-def _adrift(masks: Tensor, maps: Tensor, pairs: Tensor) -> Tensor:
-    """Which maps (N, 3, 3) take an end that was at the border away from it: (N,) bool."""
-    side, rim = masks.shape[-1], _rim(masks)[:, 0]
-    cells = rim.any(0)
+def _adrift(rim: Tensor, maps: Tensor, side: int) -> Tensor:
+    """Which maps (N, 3, 3) take an end, (N, 1, S, S), from the border away from it: (N,) bool."""
+    cells = rim.flatten(0, 1).any(0)
     half = (side - 1) / 2
     row, column = torch.meshgrid(2 * [torch.linspace(-half, half, THUMBNAIL)], indexing="ij")
     ends = torch.stack([column, row, torch.ones_like(row)])[:, cells.cpu()].to(maps)  # (3, cells)
     there = (maps.inverse() @ ends)[:, :2].abs()
     inside = (there < half - RIM * side).all(1)
-    return (inside & rim[:, cells][pairs]).any(1)
+    return (inside & rim[:, 0, cells]).any(1)
+
+
+def _pieces(cover: Tensor) -> Tensor:
+    """The piece each cell (n, 1, S, S) of a thumbnail belongs to: 1, 2, ...; 0 without defect."""
+    there = cover > 0
+    labels = torch.arange(1.0, cover[0].numel() + 1, device=cover.device).view_as(cover[0]) * there
+    while True:
+        spread = F.max_pool2d(labels, 3, stride=1, padding=1) * there
+        if torch.equal(spread, labels):
+            break
+        labels = spread
+    framed = F.pad(labels, (1, 0))  # so that 0 is among them, and the first
+    return torch.stack([one.unique(return_inverse=True)[1] for one in framed])[..., 1:]
+
+
+def _kept(cover: Tensor, pieces: Tensor, halves: Tensor) -> Tensor:
+    """Which cells (N, 1, S, S) of these defects are shown: pieces drawn, or all, if too little."""
+    drawn = halves.gather(1, pieces.flatten(1)).view_as(pieces) & (pieces > 0)
+    enough = (cover * drawn).sum((1, 2, 3)) >= SUBSET * cover.sum((1, 2, 3))
+    return torch.where(enough.view(-1, 1, 1, 1), drawn, pieces > 0)
 
 
 def _each(sources: Sequence[torch.Generator], count: int) -> Sequence[torch.Generator]:

@@ -12,6 +12,7 @@ from defectgen.placement import (
     MOVES,
     allowed_moves,
     draw_fields,
+    draw_nudges,
     moved_pairs,
     moves_from,
     place_masks,
@@ -199,6 +200,51 @@ def test_without_moves_masks_only_bend(known):
     placed = place_masks(known, moves_from(""), one_hot(1, 30), None, sources(30))
     both = (placed.masks & (known.masks[1:2] > 0)).sum((1, 2, 3))
     assert (both > 0.4 * 144).all()
+
+
+def test_nudges_are_small_moves_that_the_policy_allows():
+    source = torch.Generator().manual_seed(0)
+    maps = draw_nudges(EVERYTHING, 2000, 100, source)
+    shift, turn = maps[:, :2, 2], torch.atan2(maps[:, 1, 0], maps[:, 0, 0])
+    size = maps[:, :2, :2].det().sqrt().log2()
+    assert [float(x.std()) for x in (shift, turn, size)] == pytest.approx([5, 0.15, 0.05], rel=0.05)
+    assert torch.equal(draw_nudges(moves_from("flip_x"), 9, 100, source), still(9)[0])
+    only = draw_nudges(moves_from("translate_int"), 9, 100, source)
+    assert torch.equal(only[:, :, :2], still(9)[0][:, :, :2])
+    assert only[:, :2, 2].abs().min() > 0
+
+
+def test_where_no_place_is_like_the_own_a_defect_stays_near_it(known):
+    """A scene with one dark spot, as large as the square's surroundings: nothing else fits."""
+    masks = torch.zeros_like(known.masks)
+    masks[:, :, 28:36, 28:36] = 1
+    scene = torch.full((2, 1, SIDE, SIDE), 0.8)
+    scene[..., 20:44, 20:44] = -0.8
+    known.set(masks > 0, torch.where(masks > 0, 0.0, scene), scene)
+    placed = place_masks(
+        known, EVERYTHING, one_hot(0, 40), scene[:1].expand(40, -1, -1, -1), sources(40)
+    )
+    assert not placed.masks[..., :20, :].any()
+    assert placed.masks[..., 20:44, 20:44].sum() > 0.95 * placed.masks.sum()
+    assert len(torch.unique(placed.masks.flatten(1), dim=0)) > 35
+
+
+@pytest.mark.parametrize(("width", "alone"), [(16, 0.25), (4, 0.0)])
+def test_pieces_of_a_defect_appear_together_and_alone(known, width, alone):
+    """A stroke with two specks beside it, and a second stroke, alone only if it is large enough."""
+    masks = torch.zeros_like(known.masks)
+    masks[:, :, 8:16, 8:40] = 1
+    masks[:, :, 17, 41] = masks[:, :, 18, 44] = 1
+    masks[:, :, 40:48, 8 : 8 + width] = 1
+    scene, _ = known.pairs(torch.arange(2))
+    known.set(masks > 0, scene, scene)
+    found = place_masks(known, moves_from(""), one_hot(0, 800), None, sources(800), 8).masks
+    upper, lower = found[..., :28, :].any((1, 2, 3)), found[..., 28:, :].any((1, 2, 3))
+    speck = found[..., 38:].any((1, 2, 3))
+    shares = [float(x.float().mean()) for x in (upper & lower, upper & ~lower, lower & ~upper)]
+    assert shares == pytest.approx([0.75 - alone, 0.25, alone], abs=0.05)
+    assert not (speck & ~upper).any()
+    assert (speck & upper).sum() > 0.9 * upper.sum()
 
 
 def test_fields_bend_most_defects_by_a_share_of_the_side():
