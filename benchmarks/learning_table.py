@@ -12,6 +12,7 @@ from benchmarks.learning_bootstrap import DRAWS, LEVEL, interval
 from benchmarks.learning_records import Records
 from benchmarks.learning_sets import FEWEST, PRODUCTS, SETS
 from benchmarks.learning_unet import PROTOCOL
+from defectgen.metrics.distances import unseen_share
 
 #: Scores of the first table with their columns.
 SHOWN = (
@@ -71,6 +72,10 @@ def scores_table(records: Records, label: str) -> str:
                 for n in names
             ]
             lines.append(row(f"{score}, {column}", values))
+        if score.startswith("memorization"):
+            settings = [records.all("scores", label, name)[0]["settings"] for name in names]
+            values = [unseen_share(some["training"], some["real"]) for some in settings]
+            lines.append(row(f"{score}, expected of unseen photos", values))
     return "\n".join(lines)
 
 

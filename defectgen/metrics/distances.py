@@ -199,7 +199,8 @@ def memorization(samples: Tensor, training: Tensor, others: Tensor | None = None
     A copy is not farther from a training vector than the 5th percentile of the distances from real
     images to their nearest other real image: as near as only the most alike real images are.
     Of five training images alone that percentile is hardly a yardstick: pass the other real images
-    there are.
+    there are. Of few images it is the smallest distance of all, which a new real image undercuts
+    as often as any other: see `unseen_share` for what is no sign of copying.
 
     Args:
         samples: (M, D) float, M at least 1.
@@ -220,6 +221,30 @@ def memorization(samples: Tensor, training: Tensor, others: Tensor | None = None
         real = torch.cat([training, others[_nearest(others, training) > 0]])
     limit = torch.quantile(_neighbors(real, 1), SAME)
     return float((_nearest(samples, training) <= limit).double().mean())
+
+
+def unseen_share(training: int, others: int) -> float:
+    """What `memorization` gives on average for real images that nobody has learned.
+
+    Up to 21 real images the 5th percentile of their nearest distances is the smallest distance of
+    all P = n (n - 1) / 2 pairs. Distances of new images are exchangeable with these, so each of the
+    N distances of one to the training images is below all of them once in P + 1 cases. One value
+    for 200 images varies by about as much as this mean.
+
+    Args:
+        training: N images that were learned, at least 1.
+        others: real images besides these, at least 1; n = training + others.
+
+    Returns:
+        N / (P + 1); for more than 21 images, where it is too small, still the order of magnitude.
+
+    Raises:
+        ConfigError: a number is out of bounds.
+    """
+    check_range("training", training, low=1, integer=True)
+    check_range("others", others, low=1, integer=True)
+    real = training + others
+    return training / (real * (real - 1) / 2 + 1)
 
 
 def _nearest(samples: Tensor, training: Tensor) -> Tensor:

