@@ -41,7 +41,7 @@ KEPT = 0.8
 #: that its mirror image fills the gap: how such a defect goes on farther out, nobody knows.
 RIM = 0.1
 #: Of a defect in several pieces, each may be left out, as long as this share of its area stays.
-SUBSET = 0.3
+SUBSET = 0.5
 
 #: Operations that move a mask.
 GEOMETRY = (
