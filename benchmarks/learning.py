@@ -58,17 +58,18 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # notes of what was done are written
     records = Records.read(given.results) if given.results else Records()
-    measure(given, records)
+    new = Records()
+    try:
+        measure(given, records, new)
+    finally:
+        records.add(new)
+        if given.results:
+            new.write_into(given.results)
     print(render(records, given.backbones, given.recipes))
-    if given.results:
-        newest = Records.read(given.results)  # another process may have added to it meanwhile
-        newest.found.update(records.found)
-        newest.draws.update(records.draws)
-        newest.write(given.results)
 
 
-def measure(given: argparse.Namespace, records: Records) -> None:
-    """Measure, or find in the cache, what is wanted and not among the records yet."""
+def measure(given: argparse.Namespace, known: Records, new: Records) -> None:
+    """Measure, or find in the cache, what is wanted and not known yet."""
     from benchmarks.learning_backbones import backbone_folder, backbone_of, beside, goods_of
     from benchmarks.learning_fits import fit_folder, fit_of
     from benchmarks.learning_scores import downstream_of, scores_of
@@ -81,25 +82,25 @@ def measure(given: argparse.Namespace, records: Records) -> None:
         _, label, product, seed = key
         folder = backbone_folder(product, label, seed, given.cache)
         path = beside(folder, "goods")
-        if key in records.found or (given.table and not path.is_file()):
+        if key in known.found or (given.table and not path.is_file()):
             continue
         if not given.table:
             backbone_of(product, label, seed, given.data, given.cache)
             goods_of(folder, product, seed, given.data)
             print(f"backbone {label} {product} seed {seed}: done", flush=True)
-        records.take(key, path)
+        new.take(key, path)
     for label, name, seed, part in itertools.product(
         given.recipes, names, given.seeds, given.parts
     ):
         folder, key = fit_folder(name, label, seed, given.cache), (part, label, name, seed)
         path = beside(folder, part)
-        if key in records.found or (given.table and not path.is_file()):
+        if key in known.found or (given.table and not path.is_file()):
             continue
         if not given.table:
             fit_of(name, label, seed, given.data, given.cache)
             steps[part](folder, name, seed, given.data)
             print(f"{part} of {label} {name} seed {seed}: done", flush=True)
-        records.take(key, path)
+        new.take(key, path)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ runs may be spread over days and machines without keeping weights or features.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import re
 from collections.abc import Callable, Iterable
@@ -23,7 +24,7 @@ from defectgen.files import atomic_file
 #: Part, recipe, set or product, seed.
 Key = tuple[str, str, str, int]
 Record = dict[str, Any]
-RECORDS, DRAWS = "records.json", "draws.safetensors"
+RECORDS, DRAWS, LOCK = "records.json", "draws.safetensors", ".lock"
 _ID = re.compile(r"(?P<part>\w+)/(?P<label>[\w-]+)/(?P<name>.+)/(?P<seed>\d+)/?(?P<rest>.*)")
 
 
@@ -35,7 +36,16 @@ def kept(path: Path, make: Callable[[], tuple[Record, dict[str, Tensor]]]) -> Re
             save_file(draws, _draws(path))
         # Last, for it says that all is there.
         _write(path, {**record, "commit": commit(), "machine": machine()})
+    return _read(path)
+
+
+def _read(path: Path) -> Record:
     found: Record = json.loads(path.read_text(encoding="utf-8"))
+    if "commit" not in found or "machine" not in found:
+        raise ValueError(
+            f"{path.name}: a record must tell its commit and machine; got one of an older "
+            "benchmark; remove the file, and it is measured again"
+        )
     return found
 
 
@@ -52,7 +62,7 @@ class Records:
 
     @classmethod
     def read(cls, folder: Path) -> Records:
-        """Those that `write` left there; none if it did not."""
+        """Those that `write_into` left there; none if it did not."""
         result = cls()
         if (folder / RECORDS).is_file():
             for name, record in json.loads((folder / RECORDS).read_text("utf-8")).items():
@@ -65,21 +75,30 @@ class Records:
 
     def take(self, key: Key, path: Path) -> None:
         """Add the record of this file, as `kept` wrote it."""
-        self.found[key] = json.loads(path.read_text(encoding="utf-8"))
+        self.found[key] = _read(path)
         if _draws(path).is_file():
             self.draws[key] = load_file(_draws(path))
 
-    def write(self, folder: Path) -> None:
-        """All records as JSON, all draws as one safetensors file."""
+    def add(self, other: Records) -> None:
+        """Take all of another's, in place of one's own where both have one."""
+        self.found.update(other.found)
+        self.draws.update(other.draws)
+
+    def write_into(self, folder: Path) -> None:
+        """Add these to what lies in the folder: records as JSON, draws as one safetensors file."""
         folder.mkdir(parents=True, exist_ok=True)
-        draws = {
-            f"{_id(key)}/{name}": values.float().contiguous()
-            for key, some in sorted(self.draws.items())
-            for name, values in some.items()
-        }
-        with atomic_file(folder / DRAWS) as path:
-            save_file(draws, path)
-        _write(folder / RECORDS, {_id(key): self.found[key] for key in sorted(self.found)})
+        with (folder / LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # another process may be adding its own
+            both = Records.read(folder)
+            both.add(self)
+            draws = {
+                f"{_id(key)}/{name}": values.float().contiguous()
+                for key, some in sorted(both.draws.items())
+                for name, values in some.items()
+            }
+            with atomic_file(folder / DRAWS) as path:
+                save_file(draws, path)
+            _write(folder / RECORDS, {_id(key): both.found[key] for key in sorted(both.found)})
 
     def seeds(self, part: str, label: str, name: str) -> list[int]:
         """Seeds for which this was measured."""

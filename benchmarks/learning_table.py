@@ -30,13 +30,13 @@ SHOWN = (
     ("drift_far", ("generated",)),
 )
 #: What of a backbone's record is no score.
-UNSEEN = ("time", "commit", "machine")
+NO_SCORE = ("time", "commit", "machine")
 NOTE = (
     f"Means over the seeds named. Intervals: {LEVEL:.0%}, {DRAWS} resamples of test images and of "
-    "samples, the same test images for all that is compared. A recipe is compared where it has a "
-    "seed in common with the first one; an asterisk marks seeds of another machine, on a backbone "
-    "of the same recipe, not the same one. "
-    f"Sets with fewer than {FEWEST} test images decide nothing."
+    "samples, the same test images for all that is compared; what other training seeds would give "
+    "is not in them. A recipe is compared where it has a seed in common with the first one; an "
+    "asterisk: the two do not stand on the same backbone, but on that of another machine, or of "
+    f"another recipe. Sets with fewer than {FEWEST} test images decide nothing."
 )
 
 
@@ -83,7 +83,7 @@ def goods_table(records: Records, labels: Sequence[str]) -> str:
     """A row per score and recipe, a column per product; each seed in its own right."""
     lines = table_head("score, recipe", list(PRODUCTS))
     shown = next((r for key, r in records.found.items() if key[0] == "goods"), {})
-    for score in (*(key for key in shown if key not in UNSEEN), "processor minutes"):
+    for score in (*(key for key in shown if key not in NO_SCORE), "processor minutes"):
         for label in labels:
             cells = []
             for product in PRODUCTS:
@@ -118,6 +118,9 @@ def difference(records: Records, first: str, other: str, name: str, view: str) -
     pairs = [(own, theirs) for own, theirs in pairs if own in records.draws]
     if not pairs:
         return ""
+    tests = {records.found[key]["settings"]["data"] for pair in pairs for key in pair}
+    if len(tests) > 1:
+        raise ValueError(f"{name}: the same test images for all; got {sorted(tests)}; measure anew")
     draws = [
         records.draws[own][f"{view} generated"] - records.draws[theirs][f"{view} {kind}"]
         for own, theirs in pairs

@@ -39,8 +39,7 @@ CHANCE, RATE, DECAY = 0.5, 2e-3, 1e-2
 #: Features at full, half, quarter and eighth resolution; normalized in groups of GROUP; the logit
 #: of all pixels at first: few are defects. From 0 and with ReLU, all features of defects died.
 WIDTHS, GROUP, PRIOR = (8, 24, 48, 96), 8, -4.0
-#: Thresholds of the bootstrap.
-LEVELS = 1024
+LEVELS = 1024  # thresholds of the bootstrap
 
 PROTOCOL = (
     f"A U-Net of widths {WIDTHS} learns from scratch, {SEEDS} times per arm, {STEPS} steps, batch "
@@ -259,12 +258,12 @@ def compare(
     """
     groups = torch.arange(len(test_masks)) >= n_defects
     aps = {name: [pixel_ap(some, test_masks) for some in found] for name, found in arms.items()}
-    draws, differences = {}, {}
-    for one, other in DIFFERENCES:
-        name = f"{one} - {other}"
-        draws[name] = gains(arms[one], arms[other], test_masks, groups)
-        mean, low, high = interval(draws[name])
-        differences[name] = {"mean": mean, "low": low, "high": high}
+    draws = {
+        f"{one} - {other}": gains(arms[one], arms[other], test_masks, groups)
+        for one, other in DIFFERENCES
+    }
+    ends = ("mean", "low", "high")
+    differences = {n: dict(zip(ends, interval(some), strict=True)) for n, some in draws.items()}
     goods, rate = len(test_masks) - n_defects, float(test_masks.double().mean())
     found = {
         "arms": {name: {"ap": ap, "mean": sum(ap) / len(ap)} for name, ap in aps.items()},
@@ -287,7 +286,7 @@ def run(
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Train every arm with every seed; `compare`, with `protocol`, `steps` and `seconds`.
 
-    `sources` has every name in `ARMS`; goods are (n, C, H, W) in [0, 1]; `log` gets lines of text.
+    `sources` has every name in `ARMS`; goods are (n, C, H, W) in [0, 1]; `log` gets lines.
     """
     began = before = time.perf_counter()
     images = torch.cat([test.images, test_goods])

@@ -35,6 +35,8 @@ NUDGES, NUDGE, TURN = 0.25, 0.05, 0.15
 BENDS, BEND = 4, 0.02
 #: A place is like the mask's own if they differ by at most this share of the contrast of a scene.
 LIKENESS = 0.3
+#: A score above all others.
+WORST = 1e3
 #: A moved mask keeps at least this share of its pixels in the picture.
 KEPT = 0.8
 #: A mask that the border of its photo cuts ends at a border, or so near, as a share of the side,
@@ -99,7 +101,8 @@ def draw_nudges(policy: AugmentPolicy, count: int, side: int, source: torch.Gene
     maps = torch.eye(3, device=source.device).repeat(count, 1, 1)
     maps[:, 0, 0] = maps[:, 1, 1] = size * angle.cos()
     maps[:, 0, 1], maps[:, 1, 0] = -size * angle.sin(), size * angle.sin()
-    maps[:, :2, 2] = drawn[:, 2:] * (NUDGE * side if shifted else 0.0)
+    shift = drawn[:, 2:] * (NUDGE * side if shifted else 0.0)
+    maps[:, :2, 2] = shift if policy.translate_frac else shift.round()
     return maps
 
 
@@ -141,7 +144,8 @@ def place_masks(
 ) -> Placed:
     """One mask for each sample: of a pair drawn by weight, at a place that looks like its own.
 
-    A mask that the border cuts goes where a border cuts it again.
+    Pieces of a defect may be left out. What the border cuts goes where a border cuts it again.
+    Where no place is like the own one, the best is taken, most often a small move.
 
     Args:
         known: masks and scenes of the training pairs.
@@ -155,30 +159,23 @@ def place_masks(
         Masks, none of them empty, and the example for each.
     """
     count, side, device = len(weights), known.masks.shape[-1], known.masks.device
-    cover = thumbnail(known.masks.to(known.scenes.dtype))
-    pieces = _pieces(cover)
-    index, matrices, contrasts, fields, halves = [], [], [], [], []
-    for row, source in zip(weights, _each(sources, count), strict=True):
-        # Drawn on the generator's device, so that a seed means the same on every machine.
-        chosen = torch.multinomial(row.to(source.device), places, True, generator=source)
-        index.append(chosen)
-        far = draw_matrices(policy, places, side, p=MOVES, generator=source)
-        near = draw_nudges(policy, round(NUDGES * places), side, source)
-        matrices.append(torch.cat([far[: places - len(near)], near]))
-        fields.append(draw_fields(1, side, source))
-        contrasts.append(draw_contrast(1, source))
-        size = places, int(pieces.max()) + 1
-        halves.append(torch.rand(size, generator=source, device=source.device) < 0.5)
-    pairs, maps = torch.cat(index).to(device), torch.cat(matrices).to(device)
+    tries = [
+        _draw_tries(policy, row, places, side, source)
+        for row, source in zip(weights, _each(sources, count), strict=True)
+    ]
+    pairs, maps, fields, contrasts, draws = (
+        torch.cat(part).to(device) for part in zip(*tries, strict=True)
+    )
+    cover, rim = thumbnail(known.masks.to(known.scenes.dtype)), _rim(known.masks)
+    kept = _kept(cover[pairs], _pieces(cover)[pairs], draws)
+    shape = cover[pairs] * kept
     small = maps.clone()
     small[:, :2, 2] *= THUMBNAIL / side
-    kept = _kept(cover[pairs], pieces[pairs], torch.cat(halves).to(device))
-    shape = cover[pairs] * kept
     own = warp_mask(torch.cat([shape * 2 - 1, known.scenes[pairs]], 1), small)
     there = (own[:, :1] + 1) / 2 * within(small, THUMBNAIL)
     scale = maps[:, :2, :2].det().abs()  # the inverse map shrinks what the move enlarges
     lost = there.sum((1, 2, 3)) * scale < KEPT * shape.sum((1, 2, 3))
-    lost |= _adrift(_rim(known.masks)[pairs] & kept, maps, side)
+    lost |= _adrift(rim, rim[pairs] & kept, maps, side)
     score = torch.zeros_like(scale)
     if scenes is not None:
         here = thumbnail(scenes).repeat_interleave(places, 0)
@@ -190,16 +187,58 @@ def place_masks(
         contrast = known.scenes.std(dim=(2, 3)).mean().clamp_min(0.02)
         mean = difference.sum((1, 2, 3)) / near.sum((1, 2, 3)).clamp_min(1)
         score = mean.sqrt() / contrast
-    score = torch.where(lost, torch.full_like(score, 1e3), score)
-    # The first that is good enough, or else the best: the best of all would always be no move.
-    rank = torch.where(score <= LIKENESS, torch.arange(len(score), device=device) * 1e-6 - 1, score)
-    best = rank.view(count, places).argmin(1) + places * torch.arange(count, device=device)
-    pairs, maps = pairs[best], maps[best]
-    images, masks = known.pairs(pairs)
-    masks = masks * F.interpolate(kept[best].to(masks.dtype), size=(side, side))
-    images, masks = moved_pairs(images, masks, maps, torch.cat(fields))
-    shown = adapted(images, masks, scenes, torch.cat(contrasts).to(device))
+    score = torch.where(lost, torch.full_like(score, 2 * WORST), score).view(count, places)
+    score[:, -1] = WORST  # no move at all: only if every other one loses the defect
+    # The first that is good enough, or else the best: the best of all would always be a small move.
+    order = torch.arange(places, device=device) * 1e-6 - 1
+    best = torch.where(score <= LIKENESS, order, score).argmin(1)
+    best += places * torch.arange(count, device=device)
+    images, masks = known.pairs(pairs[best])
+    masks = masks * _enlarged(kept[best], side)
+    images, masks = moved_pairs(images, masks, maps[best], fields)
+    shown = adapted(images, masks, scenes, contrasts)
     return Placed(masks, shown * masks)
+
+
+class _Tries(NamedTuple):
+    """What is drawn for one sample: pairs and maps of all places, bend, contrast, pieces."""
+
+    pairs: Tensor  # (places,)
+    maps: Tensor  # (places, 3, 3)
+    field: Tensor  # (1, 2, k, k)
+    contrast: Tensor  # (1,)
+    pieces: Tensor  # (places, S * S + 1) bool
+
+
+def _draw_tries(
+    policy: AugmentPolicy, weights: Tensor, places: int, side: int, source: torch.Generator
+) -> _Tries:
+    """Drawn on the generator's device, so that a seed means the same on every machine."""
+    pairs = torch.multinomial(weights.to(source.device), places, True, generator=source)
+    maps = draw_matrices(policy, places, side, p=MOVES, generator=source)
+    nudges = draw_nudges(policy, max(1, round(NUDGES * places)), side, source)
+    nudges[-1] = torch.eye(3)  # if nothing else keeps the defect in the picture
+    maps = torch.cat([maps[: places - len(nudges)], nudges])
+    field, contrast = draw_fields(1, side, source), draw_contrast(1, source)
+    return _Tries(pairs, maps, field, contrast, _draw_pieces(places, source))
+
+
+def some_pieces(masks: Tensor, source: torch.Generator) -> Tensor:
+    """Masks (N, 1, R, R) bool without some of their pieces, drawn as for samples."""
+    cover = thumbnail(masks.float())
+    kept = _kept(cover, _pieces(cover), _draw_pieces(len(masks), source).to(masks.device))
+    return masks & (_enlarged(kept, masks.shape[-1]) > 0)
+
+
+def _draw_pieces(count: int, source: torch.Generator) -> Tensor:
+    """Whether each possible piece is shown, (count, S * S + 1) bool."""
+    size = count, THUMBNAIL**2 + 1
+    return torch.rand(size, generator=source, device=source.device) < 0.5
+
+
+def _enlarged(cells: Tensor, side: int) -> Tensor:
+    """Cells of a thumbnail (N, 1, S, S) bool as pixels (N, 1, side, side), 0 or 1."""
+    return F.interpolate(cells.float(), size=(side, side))
 
 
 def _rim(masks: Tensor) -> Tensor:
@@ -209,33 +248,35 @@ def _rim(masks: Tensor) -> Tensor:
     return F.adaptive_max_pool2d(found, THUMBNAIL) > 0
 
 
-def _adrift(rim: Tensor, maps: Tensor, side: int) -> Tensor:
-    """Which maps (N, 3, 3) take an end, (N, 1, S, S), from the border away from it: (N,) bool."""
+def _adrift(rim: Tensor, ends: Tensor, maps: Tensor, side: int) -> Tensor:
+    """Which maps (N, 3, 3) take an end from the border away from it: (N,) bool.
+
+    ``ends`` (N, 1, S, S): border cells that each shape reaches, of those that any pair (n, 1, S, S)
+    reaches: the same for every batch.
+    """
     cells = rim.flatten(0, 1).any(0)
     half = (side - 1) / 2
     row, column = torch.meshgrid(2 * [torch.linspace(-half, half, THUMBNAIL)], indexing="ij")
-    ends = torch.stack([column, row, torch.ones_like(row)])[:, cells.cpu()].to(maps)  # (3, cells)
-    there = (maps.inverse() @ ends)[:, :2].abs()
+    spots = torch.stack([column, row, torch.ones_like(row)])[:, cells.cpu()].to(maps)  # (3, cells)
+    there = (maps.inverse() @ spots)[:, :2].abs()
     inside = (there < half - RIM * side).all(1)
-    return (inside & rim[:, 0, cells]).any(1)
+    return (inside & ends[:, 0, cells]).any(1)
 
 
 def _pieces(cover: Tensor) -> Tensor:
-    """The piece each cell (n, 1, S, S) of a thumbnail belongs to: 1, 2, ...; 0 without defect."""
+    """The piece each cell (n, 1, S, S) of a thumbnail belongs to: its largest cell; 0: none."""
     there = cover > 0
     labels = torch.arange(1.0, cover[0].numel() + 1, device=cover.device).view_as(cover[0]) * there
     while True:
         spread = F.max_pool2d(labels, 3, stride=1, padding=1) * there
         if torch.equal(spread, labels):
-            break
+            return labels.long()
         labels = spread
-    framed = F.pad(labels, (1, 0))  # so that 0 is among them, and the first
-    return torch.stack([one.unique(return_inverse=True)[1] for one in framed])[..., 1:]
 
 
-def _kept(cover: Tensor, pieces: Tensor, halves: Tensor) -> Tensor:
+def _kept(cover: Tensor, pieces: Tensor, draws: Tensor) -> Tensor:
     """Which cells (N, 1, S, S) of these defects are shown: pieces drawn, or all, if too little."""
-    drawn = halves.gather(1, pieces.flatten(1)).view_as(pieces) & (pieces > 0)
+    drawn = draws.gather(1, pieces.flatten(1)).view_as(pieces) & (pieces > 0)
     enough = (cover * drawn).sum((1, 2, 3)) >= SUBSET * cover.sum((1, 2, 3))
     return torch.where(enough.view(-1, 1, 1, 1), drawn, pieces > 0)
 

@@ -167,36 +167,61 @@ def a_record(n, **more):
 def test_records_of_two_runs_come_together(tmp_path):
     keys = [("scores", "default", "magnetic_tile/crack", seed) for seed in (0, 1)]
     goods = ("goods", "dfmgan-time", "tile", 10)
-    first = Records({keys[0]: a_record(0)}, {keys[0]: {"whole good twins": torch.arange(3.0)}})
-    first.write(tmp_path)
-    both = Records.read(tmp_path)
-    both.found[keys[1]], both.found[goods] = a_record(1), a_record(2)
-    both.draws[keys[1]] = {"whole good twins": torch.ones(3)}
-    both.write(tmp_path)
+    one = Records({keys[0]: a_record(0)}, {keys[0]: {"whole good twins": torch.arange(3.0)}})
+    one.write_into(tmp_path)
+    two = Records({keys[1]: a_record(1), goods: a_record(2)}, {keys[1]: {"x": torch.ones(3)}})
+    two.write_into(tmp_path)
     found = Records.read(tmp_path)
-    assert found.found == both.found
+    assert found.found == {**one.found, **two.found}
     assert found.seeds(*keys[0][:3]) == [0, 1]
     assert found.names("goods", "dfmgan-time", ["bottle", "tile"]) == ["tile"]
     assert torch.equal(found.draws[keys[0]]["whole good twins"], torch.arange(3.0))
+    assert torch.equal(found.draws[keys[1]]["x"], torch.ones(3))
     assert found.origins() == ["3 records of commit abc on a processor (amx_bf16)"]
     assert Records.read(tmp_path / "nothing").found == {}
 
 
-def test_a_comparison_takes_common_seeds_and_marks_other_backbones():
-    name, draws = "magnetic_tile/crack", torch.linspace(-1, 1, 1001)
+def test_a_record_of_an_older_benchmark_is_refused(tmp_path):
+    (tmp_path / "old.json").write_text("{}")
+    with pytest.raises(ValueError, match="must tell its commit.*remove the file"):
+        Records().take(("goods", "default", "tile", 0), tmp_path / "old.json")
+
+
+NAME = "magnetic_tile/crack"
+
+
+def scores_for(records, label, seed, shift, backbone="x", data="the test"):
+    """A record whose generated images have these draws: even ones around a value, from a seed."""
+    key = ("scores", label, NAME, seed)
+    records.found[key] = a_record(0, settings={"backbone": backbone, "data": data})
+    source = torch.Generator().manual_seed(seed + 10 * int(label == "dfmgan"))
+    draws = torch.cat([torch.zeros(1), torch.randn(1000, generator=source)])
+    records.draws[key] = {"whole generated": draws + shift}
+
+
+def test_a_comparison_takes_the_mean_over_common_seeds():
     records = Records()
-    for label, seed, stands, shift in (
-        *(("default", 0, "x", 0.0), ("default", 1, "y", 100.0)),
-        *(("dfmgan", 0, "x", 10.0), ("dfmgan-time", 1, "z", 10.0)),
-    ):
-        key = ("scores", label, name, seed)
-        records.found[key] = a_record(0, settings={"backbone": stands})
-        records.draws[key] = {"whole generated": draws + shift}
-    shown = [
-        learning_table.difference(records, "default", other, name, "whole")
-        for other in ("dfmgan", "dfmgan-time", "tenth")
-    ]
-    assert shown == ["-10 (-10 to -10)", "90* (90 to 90)", ""]
+    for seed, shift in ((0, 0.0), (1, 10.0), (2, 1000.0)):
+        scores_for(records, "default", seed, shift)
+    for seed, shift in ((0, 100.0), (1, 130.0), (3, -1000.0)):
+        scores_for(records, "dfmgan", seed, shift)
+    shown = learning_table.difference(records, "default", "dfmgan", NAME, "whole")
+    value, low, high = (float(part) for part in shown.strip(")").replace("(", "to ").split("to "))
+    assert value == -110
+    # Two independent differences of two, averaged: a standard deviation of 1.
+    assert (low, high) == pytest.approx((-111.6, -108.4), abs=0.7)
+    assert learning_table.difference(records, "default", "tenth", NAME, "whole") == ""
+
+
+def test_a_comparison_marks_other_backbones_and_refuses_other_test_images():
+    records = Records()
+    scores_for(records, "default", 0, 0.0)
+    scores_for(records, "dfmgan", 0, 50.0, backbone="y")
+    shown = learning_table.difference(records, "default", "dfmgan", NAME, "whole")
+    assert shown.startswith("-50* (")
+    scores_for(records, "dfmgan", 0, 50.0, data="others")
+    with pytest.raises(ValueError, match="the same test images"):
+        learning_table.difference(records, "default", "dfmgan", NAME, "whole")
 
 
 # -- all of it --

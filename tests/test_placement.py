@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from defectgen import placement
 from defectgen.augment.policy import POLICIES
 from defectgen.augment.warp import within
 from defectgen.networks.known import KnownDefects
@@ -16,6 +17,7 @@ from defectgen.placement import (
     moved_pairs,
     moves_from,
     place_masks,
+    some_pieces,
 )
 
 SIDE = 64
@@ -172,6 +174,11 @@ def test_placed_masks_have_the_shape_of_their_pair_and_are_never_empty(known):
 
 
 def test_a_sample_depends_on_its_own_generator_only(known):
+    masks = known.masks > 0
+    masks[0, :, 40:50, 8:20] = True  # a second piece
+    masks[1, :, :12, 50:56] = True  # one that the border cuts
+    images, _ = known.pairs(torch.arange(2))
+    known.set(masks, torch.where(masks, 0.3, images), images)
     weights = torch.full((6, 2), 0.5)
     scenes = torch.rand(6, 1, SIDE, SIDE)
     whole = place_masks(known, EVERYTHING, weights, scenes, sources(6))
@@ -211,22 +218,40 @@ def test_nudges_are_small_moves_that_the_policy_allows():
     assert torch.equal(draw_nudges(moves_from("flip_x"), 9, 100, source), still(9)[0])
     only = draw_nudges(moves_from("translate_int"), 9, 100, source)
     assert torch.equal(only[:, :, :2], still(9)[0][:, :, :2])
-    assert only[:, :2, 2].abs().min() > 0
+    assert only[:, :2, 2].any()
+    assert torch.equal(only, only.round())  # by whole pixels
 
 
-def test_where_no_place_is_like_the_own_a_defect_stays_near_it(known):
+def test_where_no_place_is_like_the_own_a_defect_stays_near_it(known, monkeypatch):
     """A scene with one dark spot, as large as the square's surroundings: nothing else fits."""
+    monkeypatch.setattr(placement, "BEND", 0.0)
     masks = torch.zeros_like(known.masks)
     masks[:, :, 28:36, 28:36] = 1
     scene = torch.full((2, 1, SIDE, SIDE), 0.8)
     scene[..., 20:44, 20:44] = -0.8
     known.set(masks > 0, torch.where(masks > 0, 0.0, scene), scene)
-    placed = place_masks(
-        known, EVERYTHING, one_hot(0, 40), scene[:1].expand(40, -1, -1, -1), sources(40)
-    )
-    assert not placed.masks[..., :20, :].any()
-    assert placed.masks[..., 20:44, 20:44].sum() > 0.95 * placed.masks.sum()
-    assert len(torch.unique(placed.masks.flatten(1), dim=0)) > 35
+    scenes = scene[:1].expand(40, -1, -1, -1)
+    moves = moves_from("translate_frac")
+    placed = place_masks(known, moves, one_hot(0, 40), scenes, sources(40)).masks
+    assert placed[..., 20:44, 20:44].sum() > 0.95 * placed.sum()
+    own = placed == (masks[:1] > 0)
+    assert own.flatten(1).all(1).float().mean() < 0.5  # most are a little away from it
+    assert len(torch.unique(placed.flatten(1), dim=0)) > 15
+
+
+@pytest.mark.parametrize("places", [1, 2, 8])
+def test_where_all_moves_lose_the_defect_it_stays(known, places):
+    """A frame along the border: smaller, it would leave the border; larger, the picture."""
+    masks = torch.zeros_like(known.masks)
+    masks[0, :, 2:-2, 2:-2] = 1
+    masks[0, :, 3:-3, 3:-3] = 0
+    masks[0, :, :, ::9] = 1
+    scene, _ = known.pairs(torch.arange(2))
+    known.set(masks > 0, scene, scene)
+    placed = place_masks(known, moves_from("scale"), one_hot(0, 60), None, sources(60), places)
+    columns = placed.masks.any(2)[:, 0]
+    assert columns[:, :9].any(1).all()
+    assert columns[:, -9:].any(1).all()
 
 
 @pytest.mark.parametrize(("width", "alone"), [(16, "upper"), (44, "lower")])
@@ -246,6 +271,32 @@ def test_pieces_of_a_defect_appear_together_and_alone(known, width, alone):
     assert shares == pytest.approx(expected, abs=0.05)
     assert not (speck & ~upper).any()
     assert (speck & upper).sum() > 0.9 * upper.sum()
+
+
+def test_an_end_at_the_border_that_is_left_out_binds_nothing(known):
+    masks = torch.zeros_like(known.masks)
+    masks[0, :, 24:40, 24:40] = 1
+    masks[0, :, :6, 30:34] = 1
+    scene, _ = known.pairs(torch.arange(2))
+    known.set(masks > 0, scene, scene)
+    moves = moves_from("translate_frac")
+    found = place_masks(known, moves, one_hot(0, 200), None, sources(200), 64).masks
+    cut = found[..., :6, :].any((1, 2, 3))
+    assert 0.4 < float(cut.float().mean()) < 0.8
+    rows = torch.arange(SIDE).view(-1, 1)
+    heights = [(mask * rows).sum() / mask.sum() for mask in found[~cut]]
+    assert torch.stack(heights).std() > 3  # alone, the square goes anywhere
+
+
+def test_pieces_of_masks_are_drawn_for_learning_too():
+    masks = torch.zeros(400, 1, SIDE, SIDE, dtype=torch.bool)
+    masks[..., 8:24, 8:24] = masks[..., 40:56, 40:56] = True
+    found = some_pieces(masks, torch.Generator().manual_seed(0))
+    assert not (found & ~masks).any()
+    areas = found.sum((1, 2, 3))
+    assert set(areas.tolist()) == {256, 512}  # two of one size: each may stand alone
+    assert float((areas == 256).float().mean()) == pytest.approx(0.5, abs=0.07)
+    assert not some_pieces(masks & False, torch.Generator().manual_seed(0)).any()
 
 
 def test_fields_bend_most_defects_by_a_share_of_the_side():

@@ -224,19 +224,20 @@ def memorization(samples: Tensor, training: Tensor, others: Tensor | None = None
 
 
 def unseen_share(training: int, others: int) -> float:
-    """What `memorization` gives on average for real images that nobody has learned.
+    """About what `memorization` gives on average for real images that nobody has learned.
 
     Up to 21 real images the 5th percentile of their nearest distances is the smallest distance of
-    all P = n (n - 1) / 2 pairs. Distances of new images are exchangeable with these, so each of the
-    N distances of one to the training images is below all of them once in P + 1 cases. One value
-    for 200 images varies by about as much as this mean.
+    all their P = n (n - 1) / 2 pairs. If distances were independent, each of the N of a new image
+    to the training images would be smaller once in P + 1 cases. Of many real images it is 5 % of
+    the chance that the nearest of them is a training image. Both are approximate (with heavy tails
+    it can be a third more), and one value for 200 images varies by about as much as this mean.
 
     Args:
         training: N images that were learned, at least 1.
         others: real images besides these, at least 1; n = training + others.
 
     Returns:
-        N / (P + 1); for more than 21 images, where it is too small, still the order of magnitude.
+        The larger one of N / (P + 1) and 0.05 N / n.
 
     Raises:
         ConfigError: a number is out of bounds.
@@ -244,7 +245,7 @@ def unseen_share(training: int, others: int) -> float:
     check_range("training", training, low=1, integer=True)
     check_range("others", others, low=1, integer=True)
     real = training + others
-    return training / (real * (real - 1) / 2 + 1)
+    return max(training / (real * (real - 1) / 2 + 1), SAME * training / real)
 
 
 def _nearest(samples: Tensor, training: Tensor) -> Tensor:

@@ -30,8 +30,8 @@ PROTOCOLS = {
     "density": "mean number of real balls (to the fifth neighbor) an image lies in, over 5",
     "coverage": "share of real balls that hold an image; falls with fewer images",
     "memorization": "share of images at most as far from a training image as the 5th percentile of "
-    "distances from real images, these and the training's, to their nearest other one; of N "
-    "training and n real images in all, unseen photos have about 2 N / n^2 while n is at most 21",
+    "distances from real images, these and the training's, to their nearest other one; unseen "
+    "photos have about 2 N / n^2 of N training and n real images in all, while n is at most 21",
     "ic_lpips": "mean perceptual distance within clusters around the training images, corrected "
     "form: up to 200 a cluster, clusters of at least two",
     "masked_diversity": "mean perceptual distance of pairs inside the union of their masks",

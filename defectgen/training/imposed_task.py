@@ -26,6 +26,7 @@ from defectgen.placement import (
     moved_pairs,
     moves_from,
     place_masks,
+    some_pieces,
 )
 from defectgen.rng import no_noise
 from defectgen.training.adversarial import Codes, draw
@@ -106,11 +107,12 @@ class ImposedTask(DefectTask):
         return cast(Tensor, self.backbone.synthesis(objects, noise, hook))
 
     def _moved(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Training pairs under random moves; where a mask would vanish, as they are."""
+        """Training pairs, or pieces of them, moved at random; where a mask would vanish, not."""
         side, source = self.images.shape[-1], self.state.generator
+        masks = some_pieces(self.masks[index], source)
         maps = draw_matrices(self.moves, len(index), side, p=MOVES, generator=source)
         fields = draw_fields(len(index), side, source)
-        return moved_pairs(self.images[index], self.masks[index], maps, fields)
+        return moved_pairs(self.images[index], masks, maps, fields)
 
     def _anchor(self, index: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Reconstruction of real pairs: half as they are, on their own background; half moved."""
