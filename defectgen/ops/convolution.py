@@ -11,10 +11,11 @@ others, so the second derivative is made of the same fast kernels as the first.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from defectgen.ops._library import transformed
@@ -62,6 +63,11 @@ def conv_transpose2d(x: Tensor, weight: Tensor, *, stride: int = 1, extra: int =
 
 
 def _convolve(x: Tensor, weight: Tensor, how: _Map) -> Tensor:
+    if how.transposed and weight.shape[-1] == 1 and any(how.extra):
+        # Nothing reaches the rows added here. With them oneDNN writes beyond its buffers when it
+        # computes gradients of the weights (PyTorch 2.13, channels last, AVX2).
+        high, wide = how.extra
+        return F.pad(_convolve(x, weight, replace(how, extra=(0, 0))), (0, wide, 0, high))
     recorded = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     # A compiler has formulas of its own, and so have transforms.
     if recorded and not torch.compiler.is_compiling() and not transformed():

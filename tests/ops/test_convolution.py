@@ -9,7 +9,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from defectgen.ops.convolution import conv2d, conv_transpose2d
 
 #: stride, padding, kernel, height, width
-PLAIN = [(1, 1, 3, 5, 4), (1, 0, 1, 4, 6), (2, 0, 3, 7, 8), (2, 0, 3, 8, 7), (2, 1, 3, 6, 5)]
+PLAIN = [
+    *((1, 1, 3, 5, 4), (1, 0, 1, 4, 6), (2, 0, 3, 7, 8), (2, 0, 3, 8, 7), (2, 1, 3, 6, 5)),
+    *((2, 0, 1, 6, 5), (2, 0, 1, 5, 5)),
+]
 
 
 class Masks(TorchDispatchMode):
@@ -38,10 +41,11 @@ def test_values_and_both_derivatives(normal, stride, padding, kernel, height, wi
     assert gradgradcheck(ours, (x, weight))
 
 
+@pytest.mark.parametrize("kernel", [3, 1])
 @pytest.mark.parametrize("extra", [0, 1])
 @pytest.mark.parametrize("size", [(4, 4), (3, 5)])
-def test_transposed(normal, extra, size):
-    x, weight = normal(2, 3, *size).requires_grad_(), normal(3, 4, 3, 3).requires_grad_()
+def test_transposed(normal, extra, size, kernel):
+    x, weight = normal(2, 3, *size).requires_grad_(), normal(3, 4, kernel, kernel).requires_grad_()
 
     def ours(x, weight):
         return conv_transpose2d(x, weight, stride=2, extra=extra)
