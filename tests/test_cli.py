@@ -77,6 +77,7 @@ def test_the_run_lies_beside_the_output(models):
         assert (models / f"{name}.run" / "history.jsonl").is_file()
 
 
+@pytest.mark.slow  # bfloat16 takes a minute on a processor that has none
 def test_warm_start_and_include_backbone(photos, models, tmp_path, capsys):
     out = tmp_path / "more"
     fit = ("fit", models / "product", photos / "scratch", photos / "masks", "--out", out)
