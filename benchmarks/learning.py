@@ -17,11 +17,16 @@ import itertools
 import logging
 import signal
 import sys
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from benchmarks.learning_records import Records
+    from benchmarks.learning_records import Key, Measured, Records
+
+    Train = Callable[[], Path]
+    Score = Callable[[Path, str, int, Path], Measured]
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -70,37 +75,39 @@ def main() -> None:
 
 def measure(given: argparse.Namespace, known: Records, new: Records) -> None:
     """Measure, or find in the cache, what is wanted and not known yet."""
-    from benchmarks.learning_backbones import backbone_folder, backbone_of, beside, goods_of
-    from benchmarks.learning_fits import fit_folder, fit_of
-    from benchmarks.learning_scores import downstream_of, scores_of
-    from benchmarks.learning_sets import SETS
+    from benchmarks.learning_records import beside, keep
 
-    steps = {"scores": scores_of, "downstream": downstream_of}
-    names = given.sets or list(SETS)
-    products = dict.fromkeys(SETS[name][0] for name in names)
-    for key in itertools.product(["goods"], given.backbones, products, given.seeds):
-        _, label, product, seed = key
-        folder = backbone_folder(product, label, seed, given.cache)
-        path = beside(folder, "goods")
-        if key in known.found or (given.table and not path.is_file()):
-            continue
-        if not given.table:
-            backbone_of(product, label, seed, given.data, given.cache)
-            goods_of(folder, product, seed, given.data)
-            print(f"backbone {label} {product} seed {seed}: done", flush=True)
-        new.take(key, path)
-    for label, name, seed, part in itertools.product(
-        given.recipes, names, given.seeds, given.parts
-    ):
-        folder, key = fit_folder(name, label, seed, given.cache), (part, label, name, seed)
+    for key, folder, train, score in wanted(given):
+        part, label, name, seed = key
         path = beside(folder, part)
         if key in known.found or (given.table and not path.is_file()):
             continue
         if not given.table:
-            fit_of(name, label, seed, given.data, given.cache)
-            steps[part](folder, name, seed, given.data)
+            train()
+            keep(path, partial(score, folder, name, seed, given.data))
             print(f"{part} of {label} {name} seed {seed}: done", flush=True)
         new.take(key, path)
+
+
+def wanted(given: argparse.Namespace) -> Iterator[tuple[Key, Path, Train, Score]]:
+    """All that was asked for: key, folder of the weights, how these and the record are made."""
+    from benchmarks.learning_backbones import backbone_folder, backbone_of, goods_of
+    from benchmarks.learning_fits import fit_folder, fit_of
+    from benchmarks.learning_scores import downstream_of, scores_of
+    from benchmarks.learning_sets import SETS
+
+    names = given.sets or list(SETS)
+    products = dict.fromkeys(SETS[name][0] for name in names)
+    for label, product, seed in itertools.product(given.backbones, products, given.seeds):
+        train = partial(backbone_of, product, label, seed, given.data, given.cache)
+        folder = backbone_folder(product, label, seed, given.cache)
+        yield ("goods", label, product, seed), folder, train, goods_of
+    parts = {"scores": scores_of, "downstream": downstream_of}
+    for label, name, seed in itertools.product(given.recipes, names, given.seeds):
+        train = partial(fit_of, name, label, seed, given.data, given.cache)
+        folder = fit_folder(name, label, seed, given.cache)
+        for part in given.parts:
+            yield (part, label, name, seed), folder, train, parts[part]
 
 
 if __name__ == "__main__":

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 import defectgen.backbone
-from benchmarks.learning_records import kept
+from benchmarks.learning_records import Measured
 from benchmarks.learning_sets import PRODUCTS, SIDE, load_goods
+from benchmarks.measure import commit
 from defectgen import Backbone
 from defectgen.metrics.distances import density_coverage, kid
 from defectgen.metrics.features import find_extractor
@@ -126,36 +127,32 @@ def budget_of(folder: Path, other: Path, probe: Callable[[float], Any]) -> float
     return float(json.loads(note.read_text(encoding="utf-8"))["kimg"])
 
 
-def goods_of(folder: Path, product: str, seed: int, data: Path) -> dict[str, Any]:
+def goods_of(folder: Path, product: str, seed: int, data: Path) -> Measured:
     """How near the samples of a backbone are to the goods; a sheet lies beside it."""
-
-    def make() -> tuple[dict[str, Any], dict[str, Tensor]]:
-        goods, unseen = (some.images.float() / 255 for some in load_goods(data, product))
-        backbone = Backbone.from_pretrained(folder)
-        backbone.precision, extract = "auto", find_extractor()
-        samples = backbone.sample(SAMPLES, seed=10000 * (1 + seed))
-        shown = [("goods", goods), ("samples", samples), ("", samples[COLUMNS:])]
-        rows = [SheetRow(title, some[:COLUMNS]) for title, some in shown]
-        contact_sheet(rows, folder.with_name(folder.name + "-sheet.png"), columns=COLUMNS)
-        real, fake, more = extract(goods), extract(samples), extract(unseen)
-        value, error = kid(real, fake)
-        spread = density_coverage(real, fake)
-        record = {
-            f"kid@{extract.name}": value,
-            "standard error": error,
-            f"kid@{extract.name}, unseen goods": kid(more, fake).value,
-            f"kid@{extract.name}, unseen goods to goods": kid(real, more).value,
-            f"density@{extract.name}": spread.density,
-            f"coverage@{extract.name}": spread.coverage,
-            "color off": color_off(goods, samples),
-            "direction, samples": direction(samples),
-            "direction, goods": direction(goods),
-            "kimg": backbone.config_["trained_kimg"],
-            "time": minutes_of(folder),
-        }
-        return record, {}
-
-    return kept(beside(folder, "goods"), make)
+    goods, unseen = (some.images.float() / 255 for some in load_goods(data, product))
+    backbone = Backbone.from_pretrained(folder)
+    backbone.precision, extract = "auto", find_extractor()
+    samples = backbone.sample(SAMPLES, seed=10000 * (1 + seed))
+    shown = [("goods", goods), ("samples", samples), ("", samples[COLUMNS:])]
+    rows = [SheetRow(title, some[:COLUMNS]) for title, some in shown]
+    contact_sheet(rows, folder.with_name(folder.name + "-sheet.png"), columns=COLUMNS)
+    real, fake, more = extract(goods), extract(samples), extract(unseen)
+    value, error = kid(real, fake)
+    spread = density_coverage(real, fake)
+    record = {
+        f"kid@{extract.name}": value,
+        "standard error": error,
+        f"kid@{extract.name}, unseen goods": kid(more, fake).value,
+        f"kid@{extract.name}, unseen goods to goods": kid(real, more).value,
+        f"density@{extract.name}": spread.density,
+        f"coverage@{extract.name}": spread.coverage,
+        "color off": color_off(goods, samples),
+        "direction, samples": direction(samples),
+        "direction, goods": direction(goods),
+        "kimg": backbone.config_["trained_kimg"],
+        "time": minutes_of(folder),
+    }
+    return record, {}
 
 
 def color_off(goods: Tensor, samples: Tensor) -> float:
@@ -179,11 +176,6 @@ def run_of(folder: Path) -> Path:
     return folder.with_name(folder.name + "-run")
 
 
-def beside(folder: Path, part: str) -> Path:
-    """Where the record of this part of what was measured of a run lies."""
-    return folder.with_name(f"{folder.name}-{part}.json")
-
-
 def minutes_of(folder: Path) -> dict[str, Any]:
     """How long a run took, as `timed` wrote it."""
     note = folder.with_name(folder.name + "-time.json")
@@ -202,5 +194,5 @@ def timed(folder: Path, fit: Callable[[], Any]) -> Any:
     finally:
         note.parent.mkdir(parents=True, exist_ok=True)
         spent = {k: earlier[k] + (clock() - began[k]) / 60 for k, clock in clocks.items()}
-        record = {**spent, "threads": torch.get_num_threads(), "load": os.getloadavg()}
-        note.write_text(json.dumps(record) + "\n", encoding="utf-8")
+        how = {"threads": torch.get_num_threads(), "load": os.getloadavg(), "commit": commit()}
+        note.write_text(json.dumps({**spent, **how}) + "\n", encoding="utf-8")

@@ -24,19 +24,24 @@ from defectgen.files import atomic_file
 #: Part, recipe, set or product, seed.
 Key = tuple[str, str, str, int]
 Record = dict[str, Any]
+Measured = tuple[Record, dict[str, Tensor]]
 RECORDS, DRAWS, LOCK = "records.json", "draws.safetensors", ".lock"
 _ID = re.compile(r"(?P<part>\w+)/(?P<label>[\w-]+)/(?P<name>.+)/(?P<seed>\d+)/?(?P<rest>.*)")
 
 
-def kept(path: Path, make: Callable[[], tuple[Record, dict[str, Tensor]]]) -> Record:
-    """The record of this file; made and written now if there is none, its draws beside it."""
+def beside(folder: Path, part: str) -> Path:
+    """Where the record of this part of what was measured of a run lies."""
+    return folder.with_name(f"{folder.name}-{part}.json")
+
+
+def keep(path: Path, make: Callable[[], Measured]) -> None:
+    """Write a record to this file and its draws beside it, unless they are there."""
     if not path.is_file():
         record, draws = make()
         if draws:
             save_file(draws, _draws(path))
         # Last, for it says that all is there.
         _write(path, {**record, "commit": commit(), "machine": machine()})
-    return _read(path)
 
 
 def _read(path: Path) -> Record:
@@ -74,7 +79,7 @@ class Records:
         return result
 
     def take(self, key: Key, path: Path) -> None:
-        """Add the record of this file, as `kept` wrote it."""
+        """Add the record of this file, as `keep` wrote it."""
         self.found[key] = _read(path)
         if _draws(path).is_file():
             self.draws[key] = load_file(_draws(path))

@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-from benchmarks.learning_backbones import beside, minutes_of
+from benchmarks.learning_backbones import minutes_of
 from benchmarks.learning_bootstrap import kid_draws
 from benchmarks.learning_fits import SAMPLES, draw_sheet, drawn
-from benchmarks.learning_records import kept
+from benchmarks.learning_records import Measured
 from benchmarks.learning_sets import SETS, load_defects, load_goods
 from defectgen import DefectSynthesizer
 from defectgen.augment.pipe import AugmentPipe
@@ -38,59 +38,52 @@ class Keeping:
         return features
 
 
-def scores_of(folder: Path, name: str, seed: int, data: Path) -> dict[str, Any]:
+def scores_of(folder: Path, name: str, seed: int, data: Path) -> Measured:
     """`evaluate` on the test defects, with minutes of the fit; a sheet lies beside it."""
-
-    def make() -> tuple[dict[str, Any], dict[str, Tensor]]:
-        train, test = load_defects(data, name)
-        synth = DefectSynthesizer.from_pretrained(folder)
-        synth.precision, extractor = "auto", Keeping()
-        found = synth.evaluate(
-            test.images,
-            test.masks,
-            training=(train.images, train.masks),
-            n=SAMPLES,
-            seed=10000 * (1 + seed),
-            extractor=extractor,
-        )
-        # `evaluate` asks for whole images, then for windows: the real ones, then each kind of fake.
-        names = [(view, kind) for view in ("whole", "window") for kind in KINDS]
-        features = dict(zip(names, extractor.found, strict=False))
-        draws = {}
-        for (view, kind), some in features.items():
-            if kind != "real":
-                # A good twin shares its origin with the sample.
-                source = "copy-paste" if kind == "copy-paste" else "generated"
-                origin = f"{folder.parent.name} {folder.name} {source}"
-                draws[f"{view} {kind}"] = kid_draws(features[view, "real"], some, origin)
-        draw_sheet(name, drawn(folder, seed), data, folder.with_name(folder.name + "-sheet.png"))
-        record = {**found.to_dict(), "time": minutes_of(folder), "config": synth.config_}
-        return record, draws
-
-    return kept(beside(folder, "scores"), make)
+    train, test = load_defects(data, name)
+    synth = DefectSynthesizer.from_pretrained(folder)
+    synth.precision, extractor = "auto", Keeping()
+    found = synth.evaluate(
+        test.images,
+        test.masks,
+        training=(train.images, train.masks),
+        n=SAMPLES,
+        seed=10000 * (1 + seed),
+        extractor=extractor,
+    )
+    # `evaluate` asks for whole images, then for windows: the real ones, then each kind of fake.
+    names = [(view, kind) for view in ("whole", "window") for kind in KINDS]
+    features = dict(zip(names, extractor.found, strict=False))
+    draws = {}
+    for (view, kind), some in features.items():
+        if kind != "real":
+            # A good twin shares its origin with the sample.
+            source = "copy-paste" if kind == "copy-paste" else "generated"
+            origin = f"{folder.parent.name} {folder.name} {source}"
+            draws[f"{view} {kind}"] = kid_draws(features[view, "real"], some, origin)
+    draw_sheet(name, drawn(folder, seed), data, folder.with_name(folder.name + "-sheet.png"))
+    record = {**found.to_dict(), "time": minutes_of(folder), "config": synth.config_}
+    return record, draws
 
 
-def downstream_of(folder: Path, name: str, seed: int, data: Path) -> dict[str, Any]:
+def downstream_of(folder: Path, name: str, seed: int, data: Path) -> Measured:
     """Pixel AP of a U-Net on test defects and unseen goods, with and without generated pairs."""
     from benchmarks import learning_unet
 
-    def make() -> tuple[dict[str, Any], dict[str, Tensor]]:
-        train, test = (pairs_of(some) for some in load_defects(data, name))
-        goods, test_goods = (some.images.float() / 255 for some in load_goods(data, SETS[name][0]))
-        images, masks, normals = drawn(folder, seed).triplets()
-        full = masks.flatten(1).any(1)  # a sample without a defect is a good part, and says so
-        full |= ~full.any()  # a dead branch: the detector is shown what there is
-        pasted = copy_paste(train.images, train.masks, goods, SAMPLES, seed=seed)
-        policy = DefectSynthesizer.from_pretrained(folder).backbone_.config_["augment"]["policy"]
-        sources = {
-            "real": train,
-            "generated": learning_unet.Pairs(images[full], masks[full]),
-            "copy-paste": learning_unet.Pairs(pasted[0], pasted[1]),
-        }
-        pipe = AugmentPipe(AugmentPolicy.from_dict(policy))
-        return learning_unet.run(sources, goods, test, test_goods, pipe, log.info)
-
-    return kept(beside(folder, "downstream"), make)
+    train, test = (pairs_of(some) for some in load_defects(data, name))
+    goods, test_goods = (some.images.float() / 255 for some in load_goods(data, SETS[name][0]))
+    images, masks, normals = drawn(folder, seed).triplets()
+    full = masks.flatten(1).any(1)  # a sample without a defect is a good part, and says so
+    full |= ~full.any()  # a dead branch: the detector is shown what there is
+    pasted = copy_paste(train.images, train.masks, goods, SAMPLES, seed=seed)
+    policy = DefectSynthesizer.from_pretrained(folder).backbone_.config_["augment"]["policy"]
+    sources = {
+        "real": train,
+        "generated": learning_unet.Pairs(images[full], masks[full]),
+        "copy-paste": learning_unet.Pairs(pasted[0], pasted[1]),
+    }
+    pipe = AugmentPipe(AugmentPolicy.from_dict(policy))
+    return learning_unet.run(sources, goods, test, test_goods, pipe, log.info)
 
 
 def pairs_of(pairs: PairSet) -> Any:

@@ -251,12 +251,12 @@ def compare(
         n_defects: so many of the n come first and are defects; the others are good.
 
     Returns:
-        First `arms`: by name `ap`, one per seed, and `mean`; `differences`: by name
-        "first - second" `mean`, `low`, `high`; `level` of these intervals; `test`: how many
-        `defects` and `goods`, and `base_rate`, the share of defect pixels: the AP of a blind
-        guess. Then by the name of each difference what `gains` gives.
+        `arms`: by name `ap`, one per seed, and `mean`; `differences`: by name "first - second"
+        `mean`, `low`, `high`; `level` of these intervals; `test`: how many `defects` and `goods`,
+        and `base_rate`, the share of defect pixels: the AP of a blind guess. And for each
+        difference what `gains` gives.
     """
-    groups = torch.arange(len(test_masks)) >= n_defects
+    groups, rate = torch.arange(len(test_masks)) >= n_defects, float(test_masks.double().mean())
     aps = {name: [pixel_ap(some, test_masks) for some in found] for name, found in arms.items()}
     draws = {
         f"{one} - {other}": gains(arms[one], arms[other], test_masks, groups)
@@ -264,12 +264,11 @@ def compare(
     }
     ends = ("mean", "low", "high")
     differences = {n: dict(zip(ends, interval(some), strict=True)) for n, some in draws.items()}
-    goods, rate = len(test_masks) - n_defects, float(test_masks.double().mean())
     found = {
         "arms": {name: {"ap": ap, "mean": sum(ap) / len(ap)} for name, ap in aps.items()},
         "differences": differences,
         "level": LEVEL,
-        "test": {"defects": n_defects, "goods": goods, "base_rate": rate},
+        "test": {"defects": n_defects, "goods": len(test_masks) - n_defects, "base_rate": rate},
     }
     return found, draws
 
@@ -299,5 +298,4 @@ def run(
             took, before = time.perf_counter() - before, time.perf_counter()
             log(f"{name}, seed {seed}: AP {pixel_ap(arms[name][-1], masks):.3f}, {took:.0f} s")
     found, draws = compare(arms, masks, len(test.images))
-    how = {"protocol": PROTOCOL, "steps": steps, "seconds": before - began}
-    return found | how, draws
+    return found | {"protocol": PROTOCOL, "steps": steps, "seconds": before - began}, draws

@@ -46,7 +46,7 @@ def _add_demo(commands: Any) -> None:
     )
     parser.add_argument("--out", default="out/demo", help="output folder (default: %(default)s)")
     parser.add_argument(
-        "--kimg", type=float, help="thousands of training images (default: about a minute)"
+        "--kimg", type=float, help="thousands of training images (default: one to three minutes)"
     )
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
 

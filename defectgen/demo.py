@@ -32,7 +32,7 @@ from defectgen.writer import METADATA_NAME, write_samples
 
 _logger = logging.getLogger("defectgen")
 
-#: Thousands of training images of one demo: about a minute on two CPU cores.
+#: Thousands of training images of one demo: one to three minutes on two CPU cores.
 DEMO_KIMG = 2.0
 #: Pairs drawn, scored and written.
 DEMO_SAMPLES = 64
@@ -55,7 +55,7 @@ def demo(
 
     Args:
         out: new or empty, or the output of an earlier demo.
-        kimg: training budget, thousands of images; None takes about a minute on two CPU cores.
+        kimg: training budget, thousands of images; None takes one to three minutes on two cores.
         seed: of training and samples.
 
     Raises:

@@ -35,7 +35,7 @@ NUDGES, NUDGE, TURN = 0.25, 0.05, 0.15
 BENDS, BEND = 4, 0.02
 #: A place is like the mask's own if they differ by at most this share of the contrast of a scene.
 LIKENESS = 0.3
-#: A score above all others.
+#: Above every score of a place; a place that loses the defect has twice as much.
 WORST = 1e3
 #: A moved mask keeps at least this share of its pixels in the picture.
 KEPT = 0.8
@@ -249,10 +249,14 @@ def _rim(masks: Tensor) -> Tensor:
 
 
 def _adrift(rim: Tensor, ends: Tensor, maps: Tensor, side: int) -> Tensor:
-    """Which maps (N, 3, 3) take an end from the border away from it: (N,) bool.
+    """Which maps (N, 3, 3) take an end of their shape from the border away from it: (N,) bool.
 
-    ``ends`` (N, 1, S, S): border cells that each shape reaches, of those that any pair (n, 1, S, S)
-    reaches: the same for every batch.
+    Args:
+        rim: (n, 1, S, S), which border cells the masks of all pairs reach: only these are moved,
+            the same ones in every batch.
+        ends: (N, 1, S, S), which of them each shape reaches.
+        maps: as drawn.
+        side: of the images in pixels.
     """
     cells = rim.flatten(0, 1).any(0)
     half = (side - 1) / 2
