@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import NamedTuple
 
 import torch
@@ -28,13 +28,17 @@ from defectgen.networks.known import (
 PLACES, LEARNING_PLACES = 256, 64
 #: Probability of each move.
 MOVES = 0.9
-#: This share of the places tried, the last ones, lie close to the pair's own; spread of the shift,
+#: Half of the places tried keep the middle of the picture where it is; this share, the last ones,
+#: lie close to the pair's own; spread of the shift,
 #: of the side, and of the binary logarithm of the scale; of the turn, in radians.
 NUDGES, NUDGE, TURN = 0.25, 0.05, 0.15
 #: Points per axis of the field that bends a defect, and the spread of its shifts: of the side.
 BENDS, BEND = 4, 0.02
-#: A place is like the mask's own if they differ by at most this share of the contrast of a scene.
-LIKENESS = 0.3
+#: A place is like the mask's own if they differ by at most this share of the contrast of a scene,
+#: or by at most so many times as much as the place that differs least.
+LIKENESS, SLACK = 0.2, 1.2
+#: A place is the pair's own if moved and unmoved mask share more of the smaller one than this.
+HOME = 0.6
 #: Above every score of a place; a place that loses the defect has twice as much.
 WORST = 1e3
 #: A moved mask keeps at least this share of its pixels in the picture.
@@ -187,13 +191,23 @@ def place_masks(
         contrast = known.scenes.std(dim=(2, 3)).mean().clamp_min(0.02)
         mean = difference.sum((1, 2, 3)) / near.sum((1, 2, 3)).clamp_min(1)
         score = mean.sqrt() / contrast
-    score = torch.where(lost, torch.full_like(score, 2 * WORST), score).view(count, places)
-    score[:, -1] = WORST  # no move at all: only if every other one loses the defect
-    # The first that is good enough, or else the best: the best of all would always be a small move.
-    order = torch.arange(places, device=device) * 1e-6 - 1
-    best = torch.where(score <= LIKENESS, order, score).argmin(1)
+    score = torch.where(lost, torch.full_like(score, 2 * WORST), score)
+    # No move at all: only if every other one loses the defect.
+    still = (maps == torch.eye(3, device=device)).flatten(1).all(1)
+    score = torch.where(still, torch.full_like(score, WORST), score).view(count, places)
+    # The first that is good enough: if possible one of the pair that was drawn first, that all
+    # appear as often as their weights say, and not about where it was. The best of all would always
+    # be a small move.
+    shared = torch.minimum(there, shape).sum((1, 2, 3))
+    smaller = torch.minimum(there.sum((1, 2, 3)), shape.sum((1, 2, 3)))
+    home = (shared > HOME * smaller).view(count, places)
+    pairs = pairs.view(count, places)
+    order = 2.0 * (pairs != pairs[:, :1]) + home - 4
+    order = order + torch.arange(places, device=device) * 1e-6
+    enough = (score.amin(1, keepdim=True) * SLACK).clamp_min(LIKENESS)
+    best = torch.where(score <= enough, order, score).argmin(1)
     best += places * torch.arange(count, device=device)
-    images, masks = known.pairs(pairs[best])
+    images, masks = known.pairs(pairs.flatten()[best])
     masks = masks * _enlarged(kept[best], side)
     images, masks = moved_pairs(images, masks, maps[best], fields)
     shown = adapted(images, masks, scenes, contrasts)
@@ -215,10 +229,14 @@ def _draw_tries(
 ) -> _Tries:
     """Drawn on the generator's device, so that a seed means the same on every machine."""
     pairs = torch.multinomial(weights.to(source.device), places, True, generator=source)
-    maps = draw_matrices(policy, places, side, p=MOVES, generator=source)
     nudges = draw_nudges(policy, max(1, round(NUDGES * places)), side, source)
     nudges[-1] = torch.eye(3)  # if nothing else keeps the defect in the picture
-    maps = torch.cat([maps[: places - len(nudges)], nudges])
+    moves = places - len(nudges)
+    # A part in a fixed pose may be round: its defects go around its middle.
+    about = replace(policy, translate_int=False, translate_frac=False)
+    anywhere = draw_matrices(policy, moves - moves // 2, side, p=MOVES, generator=source)
+    turns = draw_matrices(about, moves // 2, side, p=MOVES, generator=source)
+    maps = torch.cat([anywhere, turns, nudges])
     field, contrast = draw_fields(1, side, source), draw_contrast(1, source)
     return _Tries(pairs, maps, field, contrast, _draw_pieces(places, source))
 

@@ -209,6 +209,43 @@ def test_without_moves_masks_only_bend(known):
     assert (both > 0.4 * 144).all()
 
 
+def ring_and_spot():
+    """A bright ring with a dark middle; a spot on the ring, and one in the middle of it all."""
+    row, column = torch.meshgrid(2 * [torch.arange(SIDE) - (SIDE - 1) / 2], indexing="ij")
+    radius = (row.square() + column.square()).sqrt()
+    scene = torch.where((radius > 16) & (radius < 28), 0.8, -0.8).view(1, 1, SIDE, SIDE)
+    masks = torch.zeros(2, 1, SIDE, SIDE, dtype=torch.bool)
+    masks[0, :, 28:36, 6:14] = True
+    masks[1, 0] = radius < 8
+    known = KnownDefects(2, 1, SIDE)
+    scenes = scene.repeat(2, 1, 1, 1)
+    known.set(masks, torch.where(masks, 0.0, scenes), scenes)
+    return known, scene
+
+
+def test_a_defect_goes_around_the_middle_of_a_round_part():
+    """The spot turns up on all sides, on the ring, and seldom where it was."""
+    known, scene = ring_and_spot()
+    moves = moves_from("translate_int,scale,rotate,translate_frac")
+    scenes = scene.expand(100, -1, -1, -1)
+    placed = place_masks(known, moves, one_hot(0, 100), scenes, sources(100)).masks
+    on_ring = (placed & (scene > 0)).sum((1, 2, 3)) / placed.sum((1, 2, 3))
+    assert float(on_ring.quantile(0.1)) > 0.8
+    sides = [placed[..., :14, :], placed[..., -14:, :], placed[..., :14], placed[..., -14:]]
+    assert min(float(side.any(3).any(2).float().mean()) for side in sides) > 0.05
+    own = (placed & (known.masks[:1] > 0)).sum((1, 2, 3)) > 0.5 * 64
+    assert own.float().mean() < 0.1
+
+
+def test_defects_that_fit_nowhere_else_appear_as_often_as_their_weights_say():
+    known, scene = ring_and_spot()
+    moves = moves_from("translate_int,rotate,translate_frac")
+    weights = torch.tensor([[0.25, 0.75]]).expand(200, 2)
+    placed = place_masks(known, moves, weights, scene.expand(200, -1, -1, -1), sources(200)).masks
+    central = placed[:, 0, 30:34, 30:34].flatten(1).any(1).float().mean()
+    assert float(central) == pytest.approx(0.75, abs=0.1)
+
+
 def test_nudges_are_small_moves_that_the_policy_allows():
     source = torch.Generator().manual_seed(0)
     maps = draw_nudges(EVERYTHING, 2000, 100, source)
@@ -343,9 +380,8 @@ def test_a_mask_of_one_pixel_survives(known):
 def test_a_mask_that_fills_the_picture_stays_there(known):
     images, _ = known.pairs(torch.arange(2))
     known.set(torch.ones_like(known.masks) > 0, images, images)
-    scenes = images[:1].expand(20, -1, -1, -1)
     moves = moves_from("flip_x,translate_int,translate_frac")
-    placed = place_masks(known, moves, one_hot(0, 20), scenes, sources(20))
+    placed = place_masks(known, moves, one_hot(0, 20), None, sources(20))
     # Mirrored at the border it would go on as the picture does; it may lose a fifth.
     assert (placed.masks.float().mean((1, 2, 3)) > 0.79).all()
     assert not placed.masks.all()

@@ -16,6 +16,8 @@ RING = 3
 GAIN = 2.0
 #: What a defect differs by from its surroundings becomes at most so many times as much, or little.
 CONTRAST = 1.5
+#: That is told from the mean of what lies nearer than a side through this number.
+MIDDLE = 32
 #: While a branch learns, an example is shown at one of so many levels, see `coarser`.
 LEVELS = 2
 #: Reach of the distance plane, in cells.
@@ -104,22 +106,20 @@ def adapted(
     inside = masks.to(images.dtype)
     ring = F.max_pool2d(inside, 2 * RING + 1, stride=1, padding=RING) - inside
     total = ring.sum((2, 3), keepdim=True)
-    beside = total > RING
-
-    def around(some: Tensor) -> Tensor:
-        return (some * ring).sum((2, 3), keepdim=True) / total.clamp_min(1.0)
-
-    result = images
+    result, middle = images, (images * ring).sum((2, 3), keepdim=True) / total.clamp_min(1.0)
     if scenes is not None:
-        here, there = (around((some + 1).mean(1, keepdim=True)) for some in (scenes, images))
-        # Exposures differ by a factor, of which images hold a power: still a factor.
-        gain = (here.clamp_min(0.02) / there.clamp_min(0.02)).clamp(1 / GAIN, GAIN)
-        result = (images + 1) * gain - 1
+        here, there = ((some + 1).mean(1).clamp_min(0.02) for some in (scenes, images))
+        # Exposures differ by a factor, of which images hold a power: still a factor. Its median:
+        # a ring across the edge of a part is in it a little farther here than there.
+        factors = torch.where(ring[:, 0] > 0, here / there, torch.nan)
+        gain = factors.flatten(1).nanmedian(1).values.clamp(1 / GAIN, GAIN)
+        result = (images + 1) * gain.view(-1, 1, 1, 1) - 1
+        size = 2 * (images.shape[-1] // MIDDLE) + 1
+        middle = F.avg_pool2d(scenes, size, 1, size // 2, count_include_pad=False)
     if contrast is not None:
-        middle = around(result)
         result = (result - middle) * contrast.view(-1, 1, 1, 1) + middle
         result = result.clamp(-1.0, 1.0)
-    return torch.where(beside, result, images)
+    return torch.where(total > RING, result, images)
 
 
 def draw_contrast(count: int, source: torch.Generator) -> Tensor:

@@ -140,6 +140,28 @@ def test_only_the_ring_around_the_mask_tells_the_exposure():
     torch.testing.assert_close(shown, torch.full_like(image, 0.5 * 1.5 - 1))
 
 
+def test_a_part_that_lies_a_little_elsewhere_is_not_in_another_exposure():
+    """A ring across the edge of a dark part: what of it is bright here was dark there."""
+    image, scene = torch.full((1, 1, SIDE, SIDE), 0.9), torch.full((1, 1, SIDE, SIDE), 0.9)
+    image[..., :16], scene[..., :14] = -0.6, -0.6
+    shown = adapted(image, square(10, 20), scene)
+    torch.testing.assert_close(shown, image)
+
+
+@pytest.mark.parametrize("contrast", [CONTRAST, 1 / CONTRAST])
+def test_contrast_is_about_what_is_there_without_the_defect(contrast):
+    """Half of the mask lies on a dark part, half beside it: what shows no defect stays."""
+    scene = torch.full((1, 1, SIDE, SIDE), 0.5)
+    scene[..., :15] = -0.5
+    image = scene.clone()
+    image[..., 11, 11] = -0.3  # the defect
+    shown = adapted(image, square(10, 20), scene, torch.tensor([contrast]))
+    flat = [*range(13), *range(17, SIDE)]  # the mean across the edge is another
+    expected = image.clone()
+    expected[..., 11, 11] = -0.5 + 0.2 * contrast
+    torch.testing.assert_close(shown[..., flat], expected[..., flat])
+
+
 def test_depth_goes_on_where_the_picture_ends():
     """A defect cut by the border is deep there: its edge is not in the picture."""
     masks = torch.zeros(1, 1, SIDE, SIDE, dtype=torch.bool)
