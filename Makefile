@@ -16,9 +16,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 demo: $(VENV)/.dev
 	$(BIN)/defectgen demo
 
-# `make test ARGS=--runslow` or `ARGS='-k mask'` passes arguments on.
+# `make test ARGS=--runslow` or `ARGS='-k mask'` passes arguments on. A test takes one core, so as many
+# files run at once as there are cores, or up to four; ARGS='-n0' runs one after the other.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -q $(if $(wildcard $(DATA)),--data=$(DATA)) $(ARGS)
+	$(BIN)/python -m pytest -q -n auto --maxprocesses=4 --dist=loadfile $(if $(wildcard $(DATA)),--data=$(DATA)) $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

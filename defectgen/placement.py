@@ -21,6 +21,7 @@ from defectgen.networks.known import (
     draw_contrast,
     thumbnail,
 )
+from defectgen.pieces import draw_pieces, enlarged, kept_cells, pieces_of
 
 #: Places tried for each mask of a sample: few are like its own on a part in a fixed pose, and few
 #: keep a cut end at the border; where none is found, the sample repeats a training pair about where
@@ -28,27 +29,25 @@ from defectgen.networks.known import (
 PLACES, LEARNING_PLACES = 256, 64
 #: Probability of each move.
 MOVES = 0.9
-#: Half of the places tried keep the middle of the picture where it is; this share, the last ones,
-#: lie close to the pair's own; spread of the shift,
-#: of the side, and of the binary logarithm of the scale; of the turn, in radians.
+#: This share of the places tried, the last ones, lie close to the pair's own, half of the others
+#: keep the middle of the picture; spread of the small shifts, of the side, and of the binary
+#: logarithm of the scale; of the turns, in radians.
 NUDGES, NUDGE, TURN = 0.25, 0.05, 0.15
 #: Points per axis of the field that bends a defect, and the spread of its shifts: of the side.
 BENDS, BEND = 4, 0.02
 #: A place is like the mask's own if they differ by at most this share of the contrast of a scene,
 #: or by at most so many times as much as the place that differs least.
 LIKENESS, SLACK = 0.2, 1.2
-#: A place is the pair's own if moved and unmoved mask share more of the smaller one than this.
-HOME = 0.6
-#: Above every score of a place; a place that loses the defect has twice as much.
-WORST = 1e3
+#: A pair whose places all differ by more than this, and by more than the best one of all pairs as
+#: above, leaves the sample to another pair.
+FAR = 0.4
+#: A place is about the own one if moved and unmoved mask share more than this of the smaller one.
+HOME = 0.61
 #: A moved mask keeps at least this share of its pixels in the picture.
 KEPT = 0.8
 #: A mask that the border of its photo cuts ends at a border, or so near, as a share of the side,
 #: that its mirror image fills the gap: how such a defect goes on farther out, nobody knows.
 RIM = 0.1
-#: Of a defect in several pieces, each may be left out, as long as this share of its area stays.
-SUBSET = 0.5
-
 #: Operations that move a mask.
 GEOMETRY = (
     "flip_x",
@@ -149,7 +148,7 @@ def place_masks(
     """One mask for each sample: of a pair drawn by weight, at a place that looks like its own.
 
     Pieces of a defect may be left out. What the border cuts goes where a border cuts it again.
-    Where no place is like the own one, the best is taken, most often a small move.
+    Where no place is like the own one, those that come nearest are, most often small moves.
 
     Args:
         known: masks and scenes of the training pairs.
@@ -171,7 +170,7 @@ def place_masks(
         torch.cat(part).to(device) for part in zip(*tries, strict=True)
     )
     cover, rim = thumbnail(known.masks.to(known.scenes.dtype)), _rim(known.masks)
-    kept = _kept(cover[pairs], _pieces(cover)[pairs], draws)
+    kept = kept_cells(cover[pairs], pieces_of(cover)[pairs], draws)
     shape = cover[pairs] * kept
     small = maps.clone()
     small[:, :2, 2] *= THUMBNAIL / side
@@ -180,38 +179,66 @@ def place_masks(
     scale = maps[:, :2, :2].det().abs()  # the inverse map shrinks what the move enlarges
     lost = there.sum((1, 2, 3)) * scale < KEPT * shape.sum((1, 2, 3))
     lost |= _adrift(rim, rim[pairs] & kept, maps, side)
-    score = torch.zeros_like(scale)
-    if scenes is not None:
+    still = (maps == torch.eye(3, device=device)).flatten(1).all(1).view(count, places)
+    score, home = scale.new_zeros(count, places), torch.zeros_like(still)
+    if scenes is None:  # a texture: any place is as good, the own one, too
+        still[:, :-1] = False
+    else:
         here = thumbnail(scenes).repeat_interleave(places, 0)
-        # Of a small defect no cell is covered by much: relative to the best covered one.
-        cells = there > 0.05 * there.amax((1, 2, 3), keepdim=True)
-        near = F.max_pool2d(cells.float(), 3, stride=1, padding=1)
-        # Squared: one stroke beside the part is not outweighed by many on it.
-        difference = (here - own[:, 1:]).abs().mean(1, keepdim=True).square() * near
-        contrast = known.scenes.std(dim=(2, 3)).mean().clamp_min(0.02)
-        mean = difference.sum((1, 2, 3)) / near.sum((1, 2, 3)).clamp_min(1)
-        score = mean.sqrt() / contrast
-    score = torch.where(lost, torch.full_like(score, 2 * WORST), score)
-    # No move at all: only if every other one loses the defect.
-    still = (maps == torch.eye(3, device=device)).flatten(1).all(1)
-    score = torch.where(still, torch.full_like(score, WORST), score).view(count, places)
-    # The first that is good enough: if possible one of the pair that was drawn first, that all
-    # appear as often as their weights say, and not about where it was. The best of all would always
-    # be a small move.
-    shared = torch.minimum(there, shape).sum((1, 2, 3))
-    smaller = torch.minimum(there.sum((1, 2, 3)), shape.sum((1, 2, 3)))
-    home = (shared > HOME * smaller).view(count, places)
-    pairs = pairs.view(count, places)
-    order = 2.0 * (pairs != pairs[:, :1]) + home - 4
-    order = order + torch.arange(places, device=device) * 1e-6
-    enough = (score.amin(1, keepdim=True) * SLACK).clamp_min(LIKENESS)
-    best = torch.where(score <= enough, order, score).argmin(1)
+        score = _difference(here, own[:, 1:], there, known).view(count, places)
+        smaller = torch.minimum(there.sum((1, 2, 3)), shape.sum((1, 2, 3)))
+        home = torch.minimum(there, shape).sum((1, 2, 3)) > HOME * smaller
+    best = _choice(
+        score, lost.view(count, places), pairs.view(count, places), still, home.view(count, places)
+    )
     best += places * torch.arange(count, device=device)
-    images, masks = known.pairs(pairs.flatten()[best])
-    masks = masks * _enlarged(kept[best], side)
+    images, masks = known.pairs(pairs[best])
+    masks = masks * enlarged(kept[best], side)
     images, masks = moved_pairs(images, masks, maps[best], fields)
     shown = adapted(images, masks, scenes, contrasts)
     return Placed(masks, shown * masks)
+
+
+def _difference(here: Tensor, own: Tensor, there: Tensor, known: KnownDefects) -> Tensor:
+    """How much a place differs from the mask's own one: (N,), shares of a scene's contrast.
+
+    Args:
+        here: (N, C, S, S), thumbnails of the scenes.
+        own: (N, C, S, S), those of the pairs, moved.
+        there: (N, 1, S, S), how much of each cell the moved mask covers.
+        known: tells the contrast.
+    """
+    # Of a small defect no cell is covered by much: relative to the best covered one.
+    cells = there > 0.05 * there.amax((1, 2, 3), keepdim=True)
+    near = F.max_pool2d(cells.float(), 3, stride=1, padding=1)
+    # Squared: one stroke beside the part is not outweighed by many on it.
+    difference = (here - own).abs().mean(1, keepdim=True).square() * near
+    contrast = known.scenes.std(dim=(2, 3)).mean().clamp_min(0.02)
+    mean = difference.sum((1, 2, 3)) / near.sum((1, 2, 3)).clamp_min(1)
+    return mean.sqrt() / contrast
+
+
+def _choice(score: Tensor, lost: Tensor, pairs: Tensor, still: Tensor, home: Tensor) -> Tensor:
+    """Which of its places (N, P) each sample takes: (N,).
+
+    Preferred are those of the pair drawn first, so that all appear as often as their weights say;
+    then moves; then those not about where it was; then the first: the best would be a small move.
+
+    Args:
+        score: difference from the own place.
+        lost: places that lose the defect; never the last one.
+        pairs: whose defect it is.
+        still: places where nothing moves.
+        home: places that share much of the own one.
+    """
+    most = (score.masked_fill(lost, torch.inf).amin(1, keepdim=True) * SLACK).clamp_min(FAR)
+    rank = 2 * (pairs != pairs[:, :1]) + still.long()
+    rank = rank.masked_fill(lost | (score > most), 4)
+    first = rank == rank.amin(1, keepdim=True)
+    best = score.masked_fill(~first, torch.inf).amin(1, keepdim=True)
+    good = first & (score <= (best * SLACK).clamp_min(LIKENESS))
+    order = home + torch.arange(score.shape[1], device=score.device) * 1e-6
+    return order.masked_fill(~good, torch.inf).argmin(1)
 
 
 class _Tries(NamedTuple):
@@ -229,6 +256,7 @@ def _draw_tries(
 ) -> _Tries:
     """Drawn on the generator's device, so that a seed means the same on every machine."""
     pairs = torch.multinomial(weights.to(source.device), places, True, generator=source)
+    pairs[-1] = pairs[0]
     nudges = draw_nudges(policy, max(1, round(NUDGES * places)), side, source)
     nudges[-1] = torch.eye(3)  # if nothing else keeps the defect in the picture
     moves = places - len(nudges)
@@ -238,25 +266,7 @@ def _draw_tries(
     turns = draw_matrices(about, moves // 2, side, p=MOVES, generator=source)
     maps = torch.cat([anywhere, turns, nudges])
     field, contrast = draw_fields(1, side, source), draw_contrast(1, source)
-    return _Tries(pairs, maps, field, contrast, _draw_pieces(places, source))
-
-
-def some_pieces(masks: Tensor, source: torch.Generator) -> Tensor:
-    """Masks (N, 1, R, R) bool without some of their pieces, drawn as for samples."""
-    cover = thumbnail(masks.float())
-    kept = _kept(cover, _pieces(cover), _draw_pieces(len(masks), source).to(masks.device))
-    return masks & (_enlarged(kept, masks.shape[-1]) > 0)
-
-
-def _draw_pieces(count: int, source: torch.Generator) -> Tensor:
-    """Whether each possible piece is shown, (count, S * S + 1) bool."""
-    size = count, THUMBNAIL**2 + 1
-    return torch.rand(size, generator=source, device=source.device) < 0.5
-
-
-def _enlarged(cells: Tensor, side: int) -> Tensor:
-    """Cells of a thumbnail (N, 1, S, S) bool as pixels (N, 1, side, side), 0 or 1."""
-    return F.interpolate(cells.float(), size=(side, side))
+    return _Tries(pairs, maps, field, contrast, draw_pieces(places, source))
 
 
 def _rim(masks: Tensor) -> Tensor:
@@ -283,24 +293,6 @@ def _adrift(rim: Tensor, ends: Tensor, maps: Tensor, side: int) -> Tensor:
     there = (maps.inverse() @ spots)[:, :2].abs()
     inside = (there < half - RIM * side).all(1)
     return (inside & ends[:, 0, cells]).any(1)
-
-
-def _pieces(cover: Tensor) -> Tensor:
-    """The piece each cell (n, 1, S, S) of a thumbnail belongs to: its largest cell; 0: none."""
-    there = cover > 0
-    labels = torch.arange(1.0, cover[0].numel() + 1, device=cover.device).view_as(cover[0]) * there
-    while True:
-        spread = F.max_pool2d(labels, 3, stride=1, padding=1) * there
-        if torch.equal(spread, labels):
-            return labels.long()
-        labels = spread
-
-
-def _kept(cover: Tensor, pieces: Tensor, draws: Tensor) -> Tensor:
-    """Which cells (N, 1, S, S) of these defects are shown: pieces drawn, or all, if too little."""
-    drawn = draws.gather(1, pieces.flatten(1)).view_as(pieces) & (pieces > 0)
-    enough = (cover * drawn).sum((1, 2, 3)) >= SUBSET * cover.sum((1, 2, 3))
-    return torch.where(enough.view(-1, 1, 1, 1), drawn, pieces > 0)
 
 
 def _each(sources: Sequence[torch.Generator], count: int) -> Sequence[torch.Generator]:

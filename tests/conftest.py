@@ -40,7 +40,9 @@ def pytest_runtestloop(session: pytest.Session) -> None:
 
     Where that fails, the tests run on the reference, after one line; tests/ops say more.
     """
-    if session.config.option.collectonly or not session.items:
+    # Of several processes the one that tells them what to do prints; it has no tests of its own.
+    several = session.config.getoption("numprocesses", None)
+    if session.config.option.collectonly or not (session.items or several):
         return
     from defectgen.errors import KernelWarning
     from defectgen.ops import _dispatch

@@ -9,6 +9,7 @@ from defectgen import placement
 from defectgen.augment.policy import POLICIES
 from defectgen.augment.warp import within
 from defectgen.networks.known import KnownDefects
+from defectgen.pieces import some_pieces
 from defectgen.placement import (
     MOVES,
     allowed_moves,
@@ -17,7 +18,6 @@ from defectgen.placement import (
     moved_pairs,
     moves_from,
     place_masks,
-    some_pieces,
 )
 
 SIDE = 64
@@ -246,6 +246,54 @@ def test_defects_that_fit_nowhere_else_appear_as_often_as_their_weights_say():
     assert float(central) == pytest.approx(0.75, abs=0.1)
 
 
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_another_pair_that_fits_better_does_not_take_the_place_of_the_one_drawn(share):
+    """What surrounded the first pair looks a little different here; the second fits anywhere."""
+    known = KnownDefects(2, 1, SIDE)
+    masks = torch.zeros(2, 1, SIDE, SIDE, dtype=torch.bool)
+    masks[0, :, 8:14, 8:14] = True
+    masks[1, :, 30:50, 30:50] = True
+    own = torch.full((2, 1, SIDE, SIDE), -0.5)
+    own[..., :8] = 0.8  # for a contrast
+    scenes = own[1:].expand(200, -1, -1, -1)
+    own[0] += 0.1  # a quarter of the contrast
+    known.set(masks, torch.where(masks, 0.0, own), own)
+    weights = torch.tensor([[share, 1 - share]]).expand(200, 2)
+    moves = moves_from("translate_int,translate_frac")
+    placed = place_masks(known, moves, weights, scenes, sources(200)).masks
+    small = placed.sum((1, 2, 3)) < 100
+    assert float(small.float().mean()) == pytest.approx(share, abs=0.1)
+    own[0] += 0.6  # nowhere anything like it: then the other one, all the same
+    known.set(masks, torch.where(masks, 0.0, own), own)
+    placed = place_masks(known, moves, weights, scenes, sources(200)).masks
+    assert (placed.sum((1, 2, 3)) > 100).all()
+
+
+def test_moves_that_are_flips_only_leave_half_of_a_texture_as_it_is(known):
+    moves = moves_from("flip_x")
+    placed = place_masks(known, moves, one_hot(0, 100), None, sources(100)).masks
+    left = placed[..., : SIDE // 2].any(3).any(2).float().mean()
+    assert 0.3 < float(left) < 0.8
+
+
+def test_where_a_flip_fits_nowhere_a_defect_stays(known):
+    scenes = known.pairs(torch.tensor([0]))[0].expand(40, -1, -1, -1)
+    placed = place_masks(known, moves_from("flip_x"), one_hot(0, 40), scenes, sources(40)).masks
+    assert not placed[..., SIDE // 2 :].any()
+
+
+def test_of_places_nearly_as_good_as_the_best_the_first_is_taken():
+    """No nut is like another: a place somewhat worse than the best will do, one far worse not."""
+    score = torch.tensor([[0.9, 0.59, 0.5, 0.5], [0.9, 0.7, 0.5, 0.5]])
+    none, pairs = torch.zeros(2, 4, dtype=torch.bool), torch.zeros(2, 4, dtype=torch.long)
+    assert placement._choice(score, none, pairs, none, none).tolist() == [1, 2]
+    home = none.clone()
+    home[:, 1:3] = True
+    assert placement._choice(score, none, pairs, none, home).tolist() == [3, 3]
+    lost = torch.tensor([[True, True, True, False]]).expand(2, 4)
+    assert placement._choice(score, lost, pairs, none, home).tolist() == [3, 3]
+
+
 def test_nudges_are_small_moves_that_the_policy_allows():
     source = torch.Generator().manual_seed(0)
     maps = draw_nudges(EVERYTHING, 2000, 100, source)
@@ -377,14 +425,16 @@ def test_a_mask_of_one_pixel_survives(known):
     assert placed.masks.any((1, 2, 3)).all()
 
 
-def test_a_mask_that_fills_the_picture_stays_there(known):
+@pytest.mark.parametrize("blind", [True, False])
+def test_a_mask_that_fills_the_picture_stays_there(known, blind):
     images, _ = known.pairs(torch.arange(2))
     known.set(torch.ones_like(known.masks) > 0, images, images)
+    scenes = None if blind else images[:1].expand(20, -1, -1, -1)
     moves = moves_from("flip_x,translate_int,translate_frac")
-    placed = place_masks(known, moves, one_hot(0, 20), None, sources(20))
+    placed = place_masks(known, moves, one_hot(0, 20), scenes, sources(20))
     # Mirrored at the border it would go on as the picture does; it may lose a fifth.
     assert (placed.masks.float().mean((1, 2, 3)) > 0.79).all()
-    assert not placed.masks.all()
+    assert not blind or not placed.masks.all()
     assert placed.examples.isfinite().all()
 
 

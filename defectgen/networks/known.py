@@ -14,10 +14,9 @@ PLANES = 2
 RING = 3
 #: An example becomes at most so many times as bright, or as dark.
 GAIN = 2.0
-#: What a defect differs by from its surroundings becomes at most so many times as much, or little.
-CONTRAST = 1.5
-#: That is told from the mean of what lies nearer than a side through this number.
-MIDDLE = 32
+#: What a defect differs by from what is there without it becomes at most so many times as much, or
+#: little; of a scene the mean of what lies nearer than a side through the second number is there.
+CONTRAST, MIDDLE = 1.5, 32
 #: While a branch learns, an example is shown at one of so many levels, see `coarser`.
 LEVELS = 2
 #: Reach of the distance plane, in cells.
@@ -98,7 +97,8 @@ def adapted(
         images: (N, C, R, R) in [-1, 1], moved training images.
         masks: bool (N, 1, R, R), moved alike.
         scenes: (N, C, R, R), what is there without the defect; None leaves the exposure.
-        contrast: (N,), factors of what differs from the surroundings; None leaves it.
+        contrast: (N,), factors of what differs from the scene, blurred a little, or, without one,
+            from the mean of the surroundings; None leaves it.
 
     Returns:
         (N, C, R, R); images whose mask leaves no surroundings as they are.
@@ -108,11 +108,7 @@ def adapted(
     total = ring.sum((2, 3), keepdim=True)
     result, middle = images, (images * ring).sum((2, 3), keepdim=True) / total.clamp_min(1.0)
     if scenes is not None:
-        here, there = ((some + 1).mean(1).clamp_min(0.02) for some in (scenes, images))
-        # Exposures differ by a factor, of which images hold a power: still a factor. Its median:
-        # a ring across the edge of a part is in it a little farther here than there.
-        factors = torch.where(ring[:, 0] > 0, here / there, torch.nan)
-        gain = factors.flatten(1).nanmedian(1).values.clamp(1 / GAIN, GAIN)
+        gain = _exposure(scenes, images, ring).clamp(1 / GAIN, GAIN)
         result = (images + 1) * gain.view(-1, 1, 1, 1) - 1
         size = 2 * (images.shape[-1] // MIDDLE) + 1
         middle = F.avg_pool2d(scenes, size, 1, size // 2, count_include_pad=False)
@@ -120,6 +116,27 @@ def adapted(
         result = (result - middle) * contrast.view(-1, 1, 1, 1) + middle
         result = result.clamp(-1.0, 1.0)
     return torch.where(total > RING, result, images)
+
+
+@torch.no_grad()
+def _exposure(here: Tensor, there: Tensor, where: Tensor) -> Tensor:
+    """How many times brighter it is here than there: (N,), median over pixels, weighted.
+
+    Exposures differ by a factor, of which images hold a power: still a factor. Where the edge of a
+    part is in a ring a little farther than there, a mean would take that for another exposure; and
+    where most of a ring is black, pixels that tell little would outvote those of the part.
+
+    Args:
+        here: (N, C, R, R) in [-1, 1].
+        there: likewise.
+        where: (N, 1, R, R), 1 for pixels that count.
+    """
+    one, other = ((some + 1).mean(1).flatten(1).clamp_min(0.02) for some in (here, there))
+    weight = torch.minimum(one, other) * where.flatten(1)
+    factors, order = (one / other).sort(1)
+    share = weight.gather(1, order).cumsum(1)
+    middle = (share < share[:, -1:] / 2).sum(1, keepdim=True)
+    return factors.gather(1, middle.clamp_max(factors.shape[1] - 1))[:, 0]
 
 
 def draw_contrast(count: int, source: torch.Generator) -> Tensor:

@@ -19,6 +19,7 @@ from defectgen.augment.geometry import draw_matrices
 from defectgen.augment.policy import AugmentPolicy
 from defectgen.networks.known import LEVELS, KnownDefects, adapted, coarser, draw_contrast
 from defectgen.networks.mapping import CodeMapping, blend
+from defectgen.pieces import some_pieces
 from defectgen.placement import (
     LEARNING_PLACES,
     MOVES,
@@ -26,7 +27,6 @@ from defectgen.placement import (
     moved_pairs,
     moves_from,
     place_masks,
-    some_pieces,
 )
 from defectgen.rng import no_noise
 from defectgen.training.adversarial import Codes, draw

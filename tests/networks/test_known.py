@@ -86,6 +86,8 @@ def test_a_mask_without_surroundings_keeps_its_exposure():
     image, masks = torch.rand(1, 1, SIDE, SIDE), square(0, SIDE)
     shown = adapted(image, masks, torch.ones_like(image), torch.tensor([CONTRAST]))
     torch.testing.assert_close(shown, image)
+    empty = image[:0]
+    assert adapted(empty, masks[:0], empty, torch.ones(0)).shape == empty.shape
 
 
 def test_known_pairs_are_saved_with_the_weights():
@@ -146,6 +148,15 @@ def test_a_part_that_lies_a_little_elsewhere_is_not_in_another_exposure():
     image[..., :16], scene[..., :14] = -0.6, -0.6
     shown = adapted(image, square(10, 20), scene)
     torch.testing.assert_close(shown, image)
+
+
+def test_the_exposure_is_that_of_the_part_where_most_of_a_ring_is_black():
+    """A bright bar of 4 pixels across the mask, on black that holds nothing but noise."""
+    image = torch.rand(1, 1, SIDE, SIDE) * 0.03 - 1
+    scene = torch.rand(1, 1, SIDE, SIDE) * 0.03 - 1
+    image[..., 13:17, :], scene[..., 13:17, :] = -0.2, 0.8 * 1.4 - 1.0
+    shown = adapted(image, square(10, 20), scene)
+    torch.testing.assert_close(shown + 1, (image + 1) * 1.4)
 
 
 @pytest.mark.parametrize("contrast", [CONTRAST, 1 / CONTRAST])
