@@ -35,12 +35,9 @@ MOVES = 0.9
 NUDGES, NUDGE, TURN = 0.25, 0.05, 0.15
 #: Points per axis of the field that bends a defect, and the spread of its shifts: of the side.
 BENDS, BEND = 4, 0.02
-#: A place is like the mask's own if they differ by at most this share of the contrast of a scene,
-#: or by at most so many times as much as the place that differs least.
-LIKENESS, SLACK = 0.2, 1.2
-#: A pair whose places all differ by more than this, and by more than the best one of all pairs as
-#: above, leaves the sample to another pair.
-FAR = 0.4
+#: A place is like the mask's own if they differ by at most this share of the contrast of a scene;
+#: a pair whose places all differ by more than the second one leaves the sample to another pair.
+LIKENESS, FAR = 0.2, 0.4
 #: A place is about the own one if moved and unmoved mask share more than this of the smaller one.
 HOME = 0.61
 #: A moved mask keeps at least this share of its pixels in the picture.
@@ -148,7 +145,7 @@ def place_masks(
     """One mask for each sample: of a pair drawn by weight, at a place that looks like its own.
 
     Pieces of a defect may be left out. What the border cuts goes where a border cuts it again.
-    Where no place is like the own one, those that come nearest are, most often small moves.
+    Where no place is like the own one, the best is taken, most often a small move.
 
     Args:
         known: masks and scenes of the training pairs.
@@ -181,7 +178,7 @@ def place_masks(
     lost |= _adrift(rim, rim[pairs] & kept, maps, side)
     still = (maps == torch.eye(3, device=device)).flatten(1).all(1).view(count, places)
     score, home = scale.new_zeros(count, places), torch.zeros_like(still)
-    if scenes is None:  # a texture: any place is as good, the own one, too
+    if scenes is None:  # any place is as good, the own one, too
         still[:, :-1] = False
     else:
         here = thumbnail(scenes).repeat_interleave(places, 0)
@@ -222,7 +219,8 @@ def _choice(score: Tensor, lost: Tensor, pairs: Tensor, still: Tensor, home: Ten
     """Which of its places (N, P) each sample takes: (N,).
 
     Preferred are those of the pair drawn first, so that all appear as often as their weights say;
-    then moves; then those not about where it was; then the first: the best would be a small move.
+    then moves; of those like the own place the first that is not about it, for the best would be a
+    small move; if none is, the best.
 
     Args:
         score: difference from the own place.
@@ -231,12 +229,12 @@ def _choice(score: Tensor, lost: Tensor, pairs: Tensor, still: Tensor, home: Ten
         still: places where nothing moves.
         home: places that share much of the own one.
     """
-    most = (score.masked_fill(lost, torch.inf).amin(1, keepdim=True) * SLACK).clamp_min(FAR)
+    most = score.masked_fill(lost, torch.inf).amin(1, keepdim=True).clamp_min(FAR)
     rank = 2 * (pairs != pairs[:, :1]) + still.long()
     rank = rank.masked_fill(lost | (score > most), 4)
     first = rank == rank.amin(1, keepdim=True)
     best = score.masked_fill(~first, torch.inf).amin(1, keepdim=True)
-    good = first & (score <= (best * SLACK).clamp_min(LIKENESS))
+    good = first & (score <= best.clamp_min(LIKENESS))
     order = home + torch.arange(score.shape[1], device=score.device) * 1e-6
     return order.masked_fill(~good, torch.inf).argmin(1)
 
