@@ -36,7 +36,7 @@ NUDGES, NUDGE, TURN = 0.25, 0.05, 0.15
 #: Points per axis of the field that bends a defect, and the spread of its shifts: of the side.
 BENDS, BEND = 4, 0.02
 #: A place is like the mask's own if they differ by at most this share of the contrast of a scene;
-#: a pair whose places all differ by more than the second one leaves the sample to another pair.
+#: a pair whose places all differ by more than the second one leaves the sample to a nearer pair.
 LIKENESS, FAR = 0.2, 0.4
 #: A place is about the own one if moved and unmoved mask share more than this of the smaller one.
 HOME = 0.61
@@ -45,6 +45,7 @@ KEPT = 0.8
 #: A mask that the border of its photo cuts ends at a border, or so near, as a share of the side,
 #: that its mirror image fills the gap: how such a defect goes on farther out, nobody knows.
 RIM = 0.1
+
 #: Operations that move a mask.
 GEOMETRY = (
     "flip_x",
