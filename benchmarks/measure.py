@@ -16,6 +16,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from defectgen.networks.precision import PRECISIONS, resolve_precision
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -48,10 +50,17 @@ def seconds(
     return best
 
 
+def precisions() -> tuple[str, ...]:
+    """What this processor multiplies in; bfloat16 that it only emulates is measured nowhere."""
+    fast = resolve_precision("auto", torch.device("cpu"))
+    return tuple(dict.fromkeys(("fp32", fast)))
+
+
 def matrix_rates(repeats: int = 8) -> dict[str, float]:
-    """GFLOP/s of square matrix products, the best of 1024, 2048 and 4096."""
+    """GFLOP/s of square matrix products in each precision, the best of 1024, 2048 and 4096."""
     rates = {}
-    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+    for name in precisions():
+        dtype = PRECISIONS[name] or torch.float32
         found = []
         for n in (1024, 2048, 4096):
             a, b = torch.randn(n, n).to(dtype), torch.randn(n, n).to(dtype)

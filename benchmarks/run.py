@@ -9,7 +9,8 @@ each contender runs once before its clock starts; the best time counts. Sampling
 adversarial iteration, lazy terms spread over their interval, with augmentation "bgc" at p = 0.3.
 "textbook" is benchmarks/textbook.py as PyTorch runs it; "kept" is the same with the memory setting
 of defectgen/memory.py, to tell its part from that of the rest. At 256 px a ratio is judged against
-the plain textbook if that reaches its share of the matrix rate, else against the kept one.
+the plain textbook if that reaches its share of the matrix rate, else against the kept one. A
+processor that only emulates bfloat16 is measured in float32 alone; the other lines say so.
 """
 
 from __future__ import annotations
@@ -69,39 +70,38 @@ def contexts():
 def measure_sampling(base, ours, repeats):
     """Seconds per image of every contender, and how far the pictures are apart."""
     from benchmarks.cases import SAMPLE_BATCHES
-    from benchmarks.measure import seconds
+    from benchmarks.measure import precisions, seconds
 
     inside, count = contexts(), SAMPLE_BATCHES * ours.batch
-    took = seconds(
-        {"textbook": base.sample, "kept": base.sample, "fp32": ours.sample, "bf16": ours.sample},
-        repeats,
-        inside,
-    )
+    runs = dict.fromkeys(("textbook", "kept"), base.sample)
+    took = seconds({**runs, **dict.fromkeys(precisions(), ours.sample)}, repeats, inside)
     ours.network.load_state_dict(base.network.state_dict())
     seeds = tuple(range(ours.batch))
     wanted = base.images_of(seeds)
     found = {}
-    for name in ("fp32", "bf16"):
+    for name in precisions():
         with inside[name]():
             found[name] = ours.images_of(seeds)
-    error = (found["bf16"].clamp(-1, 1) - wanted.clamp(-1, 1)).square().mean()
-    return {
+    result = {
         "seconds": {k: v / count for k, v in took.items()},
         "difference_fp32": float((found["fp32"] - wanted).abs().max()),
-        "psnr_bf16": 10 * math.log10(4 / float(error)),
     }
+    if "bf16" in found:
+        error = (found["bf16"].clamp(-1, 1) - wanted.clamp(-1, 1)).square().mean()
+        result["psnr_bf16"] = 10 * math.log10(4 / float(error))
+    return result
 
 
 def measure_training(base, ours, stage, repeats):
     """Seconds and GFLOP per image of one iteration, lazy terms spread over their interval."""
-    from benchmarks.measure import flop, seconds
+    from benchmarks.measure import flop, precisions, seconds
 
     inside = contexts()
     result = {"seconds": {}, "gflop": 0.0, "phases": {}}
     mine = ours.phases(stage)
     for name, (interval, step) in base.phases(stage).items():
-        runs = {"textbook": step, "kept": step, "fp32": mine[name][1], "bf16": mine[name][1]}
-        took = seconds(runs, repeats, inside)
+        runs = dict.fromkeys(("textbook", "kept"), step)
+        took = seconds({**runs, **dict.fromkeys(precisions(), mine[name][1])}, repeats, inside)
         share = interval * ours.batch
         with base.without_augmentation():
             work = flop(step) / share
@@ -121,7 +121,7 @@ def main() -> None:
     import torch
 
     from benchmarks.cases import LARGE, SMALL, Case
-    from benchmarks.measure import commit, flop, machine, matrix_rates
+    from benchmarks.measure import commit, flop, machine, matrix_rates, precisions
     from benchmarks.table import memory_lines, render, size_lines
 
     torch.set_num_threads(given.threads)
@@ -140,7 +140,7 @@ def main() -> None:
         raw["sizes"][size.name] = found
         lines += size_lines(size.name, found, raw["rates"])
     if given.only in (None, "memory"):
-        raw["memory"], more = memory_lines()
+        raw["memory"], more = memory_lines(precisions())
         lines += more
     print(render(lines, raw))
     target = given.json

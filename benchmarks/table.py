@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.memory import peak
 
 Line = dict[str, Any]
+#: What a line says whose precision the processor does not multiply in.
+NONE = {"measured": "this processor does not multiply in bfloat16", "verdict": "not measured"}
 #: Work -> (target, stretch) as ratios to the textbook: sampling and iterations, by precision.
 RATIOS = {
     256: {
@@ -66,35 +69,43 @@ def size_lines(name: str, found: dict[str, Any], rates: dict[str, float]) -> lis
         for (part, precision), (target, stretch) in RATIOS[resolution].items():
             if part != work:
                 continue
-            ratios = [spent[name] / spent[precision] for name in ("textbook", "kept")]
-            ratio = spent[judge] / spent[precision]
-            share = gflop / spent[precision] / rates[precision]
-            lines.append(
+            heads = [
                 {
                     "work": f"{name}: {WORDS[work]}, {precision}",
                     "target": f">= {target}x" + (f", stretch {stretch}x" if stretch else ""),
-                    "measured": f"{ratios[0]:.2f}x, {ratios[1]:.2f}x with kept memory; "
-                    f"{1000 * spent[precision]:.1f} ms, {share:.0%} of the {precision} rate",
-                    "verdict": f"{verdict(ratio, target, stretch)} (against {judge}{note})",
                 }
-            )
+            ]
+            low, high = SHARES[precision]
             if work == "sampling" and resolution == 256:
-                low, high = SHARES[precision]
-                lines.append(
+                heads.append(
                     {
                         "work": f"{name}: sampling, {precision}, share of the matrix rate",
                         "target": f">= {low:.0%}, stretch {high:.0%}",
-                        "measured": f"{share:.0%}",
-                        "verdict": verdict(share, low, high),
                     }
                 )
+            if precision not in spent:
+                lines += [{**head, **NONE} for head in heads]
+                continue
+            ratios = [spent[name] / spent[precision] for name in ("textbook", "kept")]
+            ratio = spent[judge] / spent[precision]
+            share = gflop / spent[precision] / rates[precision]
+            values = [
+                {
+                    "measured": f"{ratios[0]:.2f}x, {ratios[1]:.2f}x with kept memory; "
+                    f"{1000 * spent[precision]:.1f} ms, {share:.0%} of the {precision} rate",
+                    "verdict": f"{verdict(ratio, target, stretch)} (against {judge}{note})",
+                },
+                {"measured": f"{share:.0%}", "verdict": verdict(share, low, high)},
+            ]
+            lines += [{**head, **more} for head, more in zip(heads, values, strict=False)]
     pictures = found["sampling"]
+    psnr = pictures.get("psnr_bf16")
+    seen = {} if psnr is None else {"measured": f"{psnr:.1f} dB", "verdict": verdict(psnr, 40)}
     lines += [
         {
             "work": f"{name}: bf16 pictures against the fp32 textbook",
             "target": "PSNR > 40 dB",
-            "measured": f"{pictures['psnr_bf16']:.1f} dB",
-            "verdict": verdict(pictures["psnr_bf16"], 40),
+            **(seen or NONE),
         },
         {
             "work": f"{name}: fp32 pictures against the textbook",
@@ -106,7 +117,7 @@ def size_lines(name: str, found: dict[str, Any], rates: dict[str, float]) -> lis
     return lines
 
 
-def memory_lines() -> tuple[dict[str, float], list[Line]]:
+def memory_lines(precisions: Sequence[str]) -> tuple[dict[str, float], list[Line]]:
     """Peaks of processes of their own, GiB, and their lines."""
     found = {f"sampling {n}": peak("sampling", str(n)) for n in (32, 256)}
     ratio = found["sampling 256"] / found["sampling 32"]
@@ -120,11 +131,17 @@ def memory_lines() -> tuple[dict[str, float], list[Line]]:
     ]
     for stage in ("backbone", "defect"):
         name = f"training {stage}"
+        head = {
+            "work": f"memory: {stage} training, batch 16, 256 px, bf16",
+            "target": "< 6 GB",
+        }
+        if "bf16" not in precisions:
+            lines.append({**head, **NONE})
+            continue
         found[name] = peak("training", stage, "bf16", "16")
         lines.append(
             {
-                "work": f"memory: {stage} training, batch 16, 256 px, bf16",
-                "target": "< 6 GB",
+                **head,
                 "measured": f"{found[name] * 1.073742:.2f} GB",
                 "verdict": verdict(found[name] * 1.073742, 6, above=False),
             }
@@ -137,8 +154,9 @@ def render(lines: list[Line], raw: dict[str, Any]) -> str:
     head = (
         f"commit {raw['commit']}, {raw['machine']['cpu']}, "
         f"{'/'.join(raw['machine'].get('instructions', []))}, {raw['machine']['threads']} threads, "
-        f"torch {raw['machine']['torch']}; matrix products {raw['rates']['fp32']:.0f} GFLOP/s in "
-        f"fp32, {raw['rates']['bf16']:.0f} in bf16\n"
+        f"torch {raw['machine']['torch']}; matrix products "
+        + ", ".join(f"{rate:.0f} GFLOP/s in {name}" for name, rate in raw["rates"].items())
+        + "\n"
     )
     rows = ["| work (time per image) | target | measured | verdict |", "|---|---|---|---|"]
     rows += [f"| {x['work']} | {x['target']} | {x['measured']} | {x['verdict']} |" for x in lines]

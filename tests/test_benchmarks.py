@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.cases import Case, Size  # noqa: E402
 from benchmarks.measure import flop  # noqa: E402
-from benchmarks.table import render, verdict  # noqa: E402
+from benchmarks.table import NONE, render, size_lines, verdict  # noqa: E402
 from defectgen import losses  # noqa: E402
 from defectgen.rng import GeneratorNoise  # noqa: E402
 
@@ -145,3 +145,19 @@ def test_verdicts():
     }
     line = {"work": "w", "target": "t", "measured": "m", "verdict": "pass"}
     assert render([line], raw).splitlines()[-1] == "| w | t | m | pass |"
+
+
+@pytest.mark.parametrize("precisions", [("fp32",), ("fp32", "bf16")])
+def test_lines_of_a_precision_that_was_not_measured_say_so(precisions):
+    spent = {"textbook": 4.0, "kept": 3.0, "fp32": 2.0, "bf16": 1.0}
+    spent = {k: v for k, v in spent.items() if k in ("textbook", "kept", *precisions)}
+    work = {"seconds": spent, "gflop": 1.0}
+    pictures = {"difference_fp32": 0.0, **({"psnr_bf16": 41.0} if "bf16" in precisions else {})}
+    found = {"gflop": 1.0, "sampling": work | pictures, "backbone": work, "defect": work}
+    lines = size_lines("256 px", found, dict.fromkeys(precisions, 1.0))
+    missing = [line["work"] for line in lines if line["verdict"] == NONE["verdict"]]
+    assert len(lines) == len({line["work"] for line in lines}) == 13
+    assert len(missing) == (0 if "bf16" in precisions else 5)
+    assert all("bf16" in work for work in missing)
+    ratio = next(x for x in lines if x["work"] == "256 px: defect training iteration, fp32")
+    assert ratio["measured"].startswith("2.00x, 1.50x with kept memory; 2000.0 ms, 50% of the fp32")
