@@ -75,10 +75,12 @@ class Case:
         self.masks[:, :, quarter : 2 * quarter, quarter : 2 * quarter] = True
         self.network = Generator(config)
         self.network.reset(generator(0, "generator"))
-        with torch.no_grad():  # a trained network has found its noise
+        with torch.no_grad():  # a trained network has found its noise, and its colors
             for name, parameter in self.network.named_parameters():
                 if name.endswith("noise_strength"):
                     parameter.fill_(0.1)
+                elif name.endswith("to_rgb.weight") and not parameter.any():
+                    parameter.normal_(0, 0.1, generator=source)
         judge = new_discriminator(config)
         judge.reset(generator(0, "discriminator"))
         self.branch, judges = new_networks(config, defect_config(config, size.preset), judge, 0)

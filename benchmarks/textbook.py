@@ -182,6 +182,9 @@ class TextbookSynthesis(SynthesisNetwork):
             rgb = block.to_rgb(y, ws[:, 2 * k + 1])
             image = rgb if image is None else double(image) + rgb
             x = y
+        if self.base is not None:
+            base = self.base(ws[:, 0])
+            image = image + (base if residual is None else residual.below(base))
         return image
 
 

@@ -28,7 +28,13 @@ class Tiny(Size):
     @property
     def config(self):
         return defectgen.config.BackboneConfig(
-            resolution=32, z_dim=8, w_dim=16, channel_base=256, channel_max=16, clamp=256.0
+            resolution=32,
+            z_dim=8,
+            w_dim=16,
+            channel_base=256,
+            channel_max=16,
+            clamp=256.0,
+            base_components=4,
         )
 
 

@@ -21,6 +21,7 @@ MODES = ("auto", "reference", "fused")
 _F16, _BF16, _F32, _F64 = torch.float16, torch.bfloat16, torch.float32, torch.float64
 #: What the native kernels can compute at all.
 DTYPES = frozenset({_F16, _BF16, _F32, _F64})
+_CAPABILITY = torch.backends.cpu.get_cpu_capability()
 #: Dtypes in which the native kernel wins, by op and device type; others are left to the reference.
 #: Fixed here: nothing is timed at run time. On a GPU an expectation, until one was at hand.
 TABLE: dict[tuple[str, str], frozenset[torch.dtype]] = {
@@ -30,6 +31,8 @@ TABLE: dict[tuple[str, str], frozenset[torch.dtype]] = {
     ("upfirdn2d", "cuda"): DTYPES,
     ("masked_add", "cpu"): DTYPES,
     ("masked_add", "cuda"): DTYPES,
+    # Measured with AVX2; with AVX-512 the convolutions of oneDNN are another matter.
+    ("convolution", "cpu"): frozenset({_F32} if _CAPABILITY == "AVX2" else ()),
 }
 
 _mutex = threading.RLock()

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from defectgen.ops import _products
 from defectgen.ops._library import transformed
 
 
@@ -48,6 +49,32 @@ class _Map:
         )
         return _Map(self.stride, self.padding, True, (high, wide))
 
+    def run(self, x: Tensor, weight: Tensor) -> Tensor:
+        """y, without a graph."""
+        plain = (self.stride, self.padding) == (1, 1) and x.dtype == weight.dtype
+        if plain and _products.fit(x, weight.shape, x.shape[2] * x.shape[3]):
+            return _products.convolution(x, weight, self.transposed)
+        return torch.ops.aten.convolution(x, weight, None, *self.numbers())  # type: ignore[no-any-return]
+
+    def gradients(
+        self, x: Tensor, dy: Tensor, weight: Tensor, to_x: bool, to_weight: bool
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """dx and dw, without a graph, as far as they are wanted."""
+        dx = dw = None
+        inner, outer = (dy, x) if self.transposed else (x, dy)
+        known = (self.stride, self.padding) in ((1, 1), (2, 0))
+        known = known and x.dtype == dy.dtype == weight.dtype
+        if known and _products.fit(x, weight.shape, outer.shape[2] * outer.shape[3]):
+            if to_weight:
+                dw = _products.weight_gradient(inner, outer, self.stride)
+            if to_x and self.stride == 1:
+                dx = _products.convolution(dy, weight, not self.transposed)
+        mask = [to_x and dx is None, to_weight and dw is None, False]
+        if any(mask):
+            both = torch.ops.aten.convolution_backward(dy, x, weight, None, *self.numbers(), mask)
+            dx, dw = both[0] if mask[0] else dx, both[1] if mask[1] else dw
+        return dx, dw
+
 
 def conv2d(x: Tensor, weight: Tensor, *, stride: int = 1, padding: int = 0) -> Tensor:
     """F.conv2d without bias: x (N, I, H, W), weight (O, I, K, K)."""
@@ -68,11 +95,12 @@ def _convolve(x: Tensor, weight: Tensor, how: _Map) -> Tensor:
         # computes gradients of the weights (PyTorch 2.13, channels last, AVX2).
         high, wide = how.extra
         return F.pad(_convolve(x, weight, replace(how, extra=(0, 0))), (0, wide, 0, high))
-    recorded = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     # A compiler has formulas of its own, and so have transforms.
-    if recorded and not torch.compiler.is_compiling() and not transformed():
+    if torch.compiler.is_compiling() or transformed():
+        return torch.ops.aten.convolution(x, weight, None, *how.numbers())  # type: ignore[no-any-return]
+    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
         return cast(Tensor, _Forward.apply(x, weight, how))  # type: ignore[no-untyped-call]
-    return torch.ops.aten.convolution(x, weight, None, *how.numbers())  # type: ignore[no-any-return]
+    return how.run(x, weight)
 
 
 def _wanted(ctx: Any, index: int) -> bool:
@@ -100,7 +128,7 @@ class _Forward(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, how: _Map) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.how = how
-        return torch.ops.aten.convolution(x, weight, None, *how.numbers())  # type: ignore[no-any-return]
+        return how.run(x, weight)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -109,11 +137,7 @@ class _Forward(torch.autograd.Function):
         back = ctx.how.adjoint(x, dy, weight.shape)
         to_x, to_weight = _wanted(ctx, 0), _wanted(ctx, 1)
         if not torch.is_grad_enabled():
-            mask = [to_x, to_weight, False]
-            both = torch.ops.aten.convolution_backward(
-                dy, x, weight, None, *ctx.how.numbers(), mask
-            )
-            return both[0], both[1], None
+            return *ctx.how.gradients(x, dy, weight, to_x, to_weight), None
         dx = _convolve(dy, weight, back) if to_x else None
         dw = None
         if to_weight:
@@ -128,9 +152,7 @@ class _Weights(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, dy: Tensor, like: Tensor, how: _Map) -> Tensor:
         ctx.save_for_backward(x, dy)
         ctx.how, ctx.kernel = how, like.shape
-        return torch.ops.aten.convolution_backward(  # type: ignore[no-any-return]
-            dy, x, like, None, *how.numbers(), [False, True, False]
-        )[1]
+        return cast(Tensor, how.gradients(x, dy, like, False, True)[1])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

@@ -56,6 +56,90 @@ struct Cpu {
   }
 };
 
+// -- what only the CPU has: cuDNN chooses its algorithms itself ------------------------------------
+
+const float* numbers(const dg::Tensor& x) { return static_cast<const float*>(x.const_data_ptr()); }
+float* numbers_of(dg::Tensor& x) { return static_cast<float*>(x.mutable_data_ptr()); }
+
+bool plain(const dg::Tensor& x) {
+  return x.dim() == 4 && x.scalar_type() == dg::ScalarType::Float;
+}
+
+dg::Tensor winograd(const dg::Tensor& x, const dg::Tensor& weight, bool adjoint) {
+  STD_TORCH_CHECK(plain(x) && plain(weight) && weight.size(2) == 3 && weight.size(3) == 3 &&
+                      weight.size(adjoint ? 0 : 1) == x.size(1),
+                  "defectgen: winograd: float32 features and 3x3 weights that fit them");
+  dg::Winograd f;
+  f.batch = x.size(0);
+  f.in = x.size(1);
+  f.height = x.size(2);
+  f.width = x.size(3);
+  f.out = weight.size(adjoint ? 1 : 0);
+  f.adjoint = adjoint;
+  const dg::Tensor features = dg::arranged(x, true), taps = dg::arranged(weight, true);
+  dg::Tensor y = dg::fresh(x, {f.batch, f.out, f.height, f.width}, x.scalar_type(), true);
+  dg::Tensor kernel = dg::fresh(x, {dg::winograd_kernel_size(f)}, x.scalar_type());
+  f.x = numbers(features);
+  f.weight = numbers(taps);
+  f.y = numbers_of(y);
+  f.kernel = numbers_of(kernel);
+  if (!y.numel()) return y;
+  parallel_for(0, dg::winograd_kernel_units(f), 1,
+               [&](int64_t begin, int64_t end) { dg::winograd_kernel(f, begin, end); });
+  parallel_for(0, dg::winograd_units(f), 1,
+               [&](int64_t begin, int64_t end) { dg::winograd(f, begin, end); });
+  return y;
+}
+
+// Fill in what both gradients of weights have in common, sum over pixels, and turn the sums.
+template <typename Shape, typename Size, typename Units, typename Sum, typename Turn>
+dg::Tensor weights(Shape f, const dg::Tensor& x, const dg::Tensor& dy, Size size, Units units,
+                   Sum sum, Turn turn) {
+  f.batch = x.size(0);
+  f.in = x.size(1);
+  f.height = x.size(2);
+  f.width = x.size(3);
+  f.out = dy.size(1);
+  const dg::Tensor features = dg::arranged(x, true), gradient = dg::arranged(dy, true);
+  dg::Tensor dweight = dg::fresh(x, {f.out, f.in, 3, 3}, x.scalar_type(), true);
+  dg::Tensor sums = dg::fresh(x, {size(f)}, x.scalar_type());
+  f.x = numbers(features);
+  f.dy = numbers(gradient);
+  f.dweight = numbers_of(dweight);
+  f.sums = numbers_of(sums);
+  if (!dweight.numel()) return dweight;
+  parallel_for(0, units(f), 1, [&](int64_t begin, int64_t end) { sum(f, begin, end); });
+  parallel_for(0, dg::weights_units(f.in), 1,
+               [&](int64_t begin, int64_t end) { turn(f, begin, end); });
+  return dweight;
+}
+
+dg::Tensor winograd_weights(const dg::Tensor& x, const dg::Tensor& dy) {
+  STD_TORCH_CHECK(plain(x) && plain(dy) && x.size(0) == dy.size(0) && x.size(2) == dy.size(2) &&
+                      x.size(3) == dy.size(3),
+                  "defectgen: winograd_weights: float32 features and gradients of one size");
+  return weights(dg::WinogradWeights(), x, dy, dg::winograd_sums_size, dg::winograd_sums_units,
+                 dg::winograd_sums, dg::winograd_weights);
+}
+
+dg::Tensor strided_weights(const dg::Tensor& x, const dg::Tensor& dy, int64_t stride) {
+  STD_TORCH_CHECK(plain(x) && plain(dy) && x.size(0) == dy.size(0) && stride > 0 &&
+                      (dy.size(2) - 1) * stride + 3 <= x.size(2) &&
+                      (dy.size(3) - 1) * stride + 3 <= x.size(3),
+                  "defectgen: strided_weights: float32 features and gradients that fit them");
+  dg::StridedWeights f;
+  f.rows = dy.size(2);
+  f.columns = dy.size(3);
+  f.stride = stride;
+  return weights(f, x, dy, dg::strided_sums_size, dg::strided_sums_units, dg::strided_sums,
+                 dg::strided_weights);
+}
+
 }  // namespace
 
 DG_REGISTER(CPU, Cpu)
+STABLE_TORCH_LIBRARY_IMPL(defectgen, CPU, m) {
+  m.impl("winograd", TORCH_BOX(&winograd));
+  m.impl("winograd_weights", TORCH_BOX(&winograd_weights));
+  m.impl("strided_weights", TORCH_BOX(&strided_weights));
+}

@@ -10,6 +10,7 @@
 #endif
 
 #include "bias_act.h"
+#include "convolution.h"
 #include "masked_add.h"
 #include "upfirdn2d.h"
 
@@ -138,5 +139,23 @@ int64_t masked_add_units(const MaskedAdd& f);
 void masked_add(DType d, const MaskedAdd& f, int64_t begin, int64_t end);
 int64_t masked_add_backward_units(const MaskedAddBackward& f);
 void masked_add_backward(DType d, const MaskedAddBackward& f, int64_t begin, int64_t end);
+
+// First the weights are transformed, then the image is convolved.
+int64_t winograd_kernel_size(const Winograd& f);
+int64_t winograd_kernel_units(const Winograd& f);
+void winograd_kernel(const Winograd& f, int64_t begin, int64_t end);
+int64_t winograd_units(const Winograd& f);
+void winograd(const Winograd& f, int64_t begin, int64_t end);
+// Units of the last step of both gradients of weights: kStrip input channels each.
+int64_t weights_units(int64_t in);
+// First tiles are summed, then the sums are transformed to weights.
+int64_t winograd_sums_size(const WinogradWeights& f);
+int64_t winograd_sums_units(const WinogradWeights& f);
+void winograd_sums(const WinogradWeights& f, int64_t begin, int64_t end);
+void winograd_weights(const WinogradWeights& f, int64_t begin, int64_t end);
+int64_t strided_sums_size(const StridedWeights& f);
+int64_t strided_sums_units(const StridedWeights& f);
+void strided_sums(const StridedWeights& f, int64_t begin, int64_t end);
+void strided_weights(const StridedWeights& f, int64_t begin, int64_t end);
 
 }  // namespace dg

@@ -1,0 +1,94 @@
+"""Native 3x3 convolutions in float32, for processors on which they beat those of PyTorch.
+
+Stride 1 and padding 1 by Winograd's minimal filtering, F(2x2, 3x3) forward and back and F(3x3, 2x2)
+for the weights (Lavin and Gray 2016, section 4.1); the weights of a stride as products of rows.
+All without a graph: ``convolution.py`` has the formulas.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from defectgen.ops import _dispatch
+from defectgen.ops._library import below_autograd, define, layout
+
+#: Below this many channels, or pixels that come out, PyTorch is as fast.
+CHANNELS, PIXELS = 16, 256
+
+
+def fit(x: Tensor, weight: torch.Size, pixels: int) -> bool:
+    """Whether a convolution shall be computed here, as far as sizes and the processor tell.
+
+    Args:
+        x: (N, C, H, W).
+        weight: shape of the weights.
+        pixels: of a plane on the smaller side of the convolution.
+    """
+    if x.dtype != torch.float32 or x.device.type != "cpu" or weight[2:] != (3, 3):
+        return False
+    if min(weight[:2]) < CHANNELS or x.shape[0] * pixels < PIXELS:
+        return False
+    return layout(x) is torch.channels_last and _dispatch.chosen("convolution", x)
+
+
+def convolution(x: Tensor, weight: Tensor, adjoint: bool = False) -> Tensor:
+    """conv(x, weight) of stride 1 and padding 1, or its transpose.
+
+    Args:
+        x: (N, I, H, W) float32.
+        weight: (O, I, 3, 3), or (I, O, 3, 3) with ``adjoint``.
+        adjoint: the transpose, which takes gradients of outputs to those of inputs.
+
+    Returns:
+        (N, O, H, W), channels last. A number that is not finite may make those of its neighbors so
+        that lie in the same tile of 2x2 pixels.
+    """
+    return below_autograd(_convolution_op.default, x, weight, adjoint)  # type: ignore[no-any-return]
+
+
+def weight_gradient(x: Tensor, dy: Tensor, stride: int = 1) -> Tensor:
+    """The gradient (O, I, 3, 3) of the weights of y = conv(x, weight).
+
+    Args:
+        x: (N, I, H, W) float32.
+        dy: (N, O, H', W'), the gradient of y.
+        stride: 1 with padding 1, or another without padding.
+    """
+    if stride == 1:
+        return below_autograd(_winograd_weights_op.default, x, dy)  # type: ignore[no-any-return]
+    return below_autograd(_strided_weights_op.default, x, dy, stride)  # type: ignore[no-any-return]
+
+
+def _convolution(x: Tensor, weight: Tensor, adjoint: bool) -> Tensor:
+    one = [1, 1]
+    y = torch.ops.aten.convolution(x, weight, None, one, one, one, adjoint, [0, 0], 1)
+    return y.contiguous(memory_format=torch.channels_last)  # type: ignore[no-any-return]
+
+
+def _weights(x: Tensor, dy: Tensor, stride: int = 1) -> Tensor:
+    like, padding = _empty_weights(x, dy), [1 if stride == 1 else 0] * 2
+    more = (None, [stride] * 2, padding, [1, 1], False, [0, 0], 1, [False, True, False])
+    dw: Tensor = torch.ops.aten.convolution_backward(dy, x, like, *more)[1]
+    return dw.contiguous(memory_format=torch.channels_last)
+
+
+def _empty(x: Tensor, weight: Tensor, adjoint: bool) -> Tensor:
+    y = x.new_empty(x.shape[0], weight.shape[1 if adjoint else 0], *x.shape[2:])
+    return y.to(memory_format=torch.channels_last)
+
+
+def _empty_weights(x: Tensor, dy: Tensor, stride: int = 1) -> Tensor:
+    dw = x.new_empty(dy.shape[1], x.shape[1], 3, 3)
+    return dw.to(memory_format=torch.channels_last)
+
+
+_convolution_op = define(
+    "winograd(Tensor x, Tensor weight, bool adjoint) -> Tensor", _convolution, _empty
+)
+_winograd_weights_op = define(
+    "winograd_weights(Tensor x, Tensor dy) -> Tensor", _weights, _empty_weights
+)
+_strided_weights_op = define(
+    "strided_weights(Tensor x, Tensor dy, int stride) -> Tensor", _weights, _empty_weights
+)

@@ -1,0 +1,37 @@
+// 3x3 convolutions by Winograd's minimal filtering: F(2x2, 3x3), and F(3x3, 2x2) for the gradient of
+// the weights. Sixteen products per channel pair and tile of 2x2 pixels instead of thirty-six.
+// Lavin and Gray, Fast Algorithms for Convolutional Neural Networks (2016), section 4.1.
+#pragma once
+
+#include <cstdint>
+
+namespace dg {
+
+// Stride 1, padding 1, float, channels last; `out` is as large as `x`. With `adjoint` the weights
+// (in, 3, 3, out) are those of the convolution whose transpose this is, else (out, 3, 3, in).
+struct Winograd {
+  int64_t batch, height, width, in, out;
+  bool adjoint;
+  const float *x, *weight;
+  float* y;
+  float* kernel;  // scratch: the transformed weights
+};
+
+// dweight (out, 3, 3, in) of y = conv(x, weight), from x and dy.
+struct WinogradWeights {
+  int64_t batch, height, width, in, out;
+  const float *x, *dy;
+  float* dweight;
+  float* sums;  // scratch: transformed sums of each part of the tiles
+};
+
+// dweight (out, 3, 3, in) of y = conv(x, weight) with a stride and no padding, from x and dy, without
+// any transform. dy has rows x columns pixels.
+struct StridedWeights {
+  int64_t batch, height, width, in, rows, columns, out, stride;
+  const float *x, *dy;
+  float* dweight;
+  float* sums;  // scratch: sums of each part of the rows
+};
+
+}  // namespace dg
