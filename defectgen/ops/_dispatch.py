@@ -7,6 +7,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -21,7 +22,6 @@ MODES = ("auto", "reference", "fused")
 _F16, _BF16, _F32, _F64 = torch.float16, torch.bfloat16, torch.float32, torch.float64
 #: What the native kernels can compute at all.
 DTYPES = frozenset({_F16, _BF16, _F32, _F64})
-_CAPABILITY = torch.backends.cpu.get_cpu_capability()
 #: Dtypes in which the native kernel wins, by op and device type; others are left to the reference.
 #: Fixed here: nothing is timed at run time. On a GPU an expectation, until one was at hand.
 TABLE: dict[tuple[str, str], frozenset[torch.dtype]] = {
@@ -31,9 +31,11 @@ TABLE: dict[tuple[str, str], frozenset[torch.dtype]] = {
     ("upfirdn2d", "cuda"): DTYPES,
     ("masked_add", "cpu"): DTYPES,
     ("masked_add", "cuda"): DTYPES,
-    # Measured with AVX2; with AVX-512 the convolutions of oneDNN are another matter.
-    ("convolution", "cpu"): frozenset({_F32} if _CAPABILITY == "AVX2" else ()),
+    ("convolution", "cpu"): frozenset({_F32}),
 }
+#: Kinds of processors, as PyTorch names them, to which a line of the table is limited: with AVX-512
+#: the convolutions of oneDNN are another matter, and not measured.
+PROCESSORS: dict[tuple[str, str], frozenset[str]] = {("convolution", "cpu"): frozenset({"AVX2"})}
 
 _mutex = threading.RLock()
 # A plain global: torch.compile can read it, and the threads of autograd see it too.
@@ -98,7 +100,10 @@ def chosen(op: str, x: Tensor) -> bool:
     wanted, device_type = _wanted(), x.device.type
     if not _native(wanted, device_type) or transformed():
         return False
-    return x.dtype in (DTYPES if wanted == "fused" else TABLE[op, device_type])
+    if wanted == "fused":
+        return x.dtype in DTYPES
+    kinds = PROCESSORS.get((op, device_type))
+    return x.dtype in TABLE[op, device_type] and (kinds is None or _processor() in kinds)
 
 
 def describe() -> list[str]:
@@ -110,6 +115,12 @@ def describe() -> list[str]:
         lines += [f"{kind}.compiler: {found.compiler}"] if found.compiler else []
         lines += [f"{kind}.path: {found.path}"] if found.path else []
     return [*lines, f"cache: {_cache.folder()}"]
+
+
+@cache
+def _processor() -> str:
+    """AVX2, AVX512, or another kind."""
+    return torch.backends.cpu.get_cpu_capability()
 
 
 def _wanted() -> str:

@@ -1,8 +1,10 @@
 """Native 3x3 convolutions in float32, for processors on which they beat those of PyTorch.
 
 Stride 1 and padding 1 by Winograd's minimal filtering, F(2x2, 3x3) forward and back and F(3x3, 2x2)
-for the weights (Lavin and Gray 2016, section 4.1); the weights of a stride as products of rows.
-All without a graph: ``convolution.py`` has the formulas.
+for the weights (Lavin and Gray 2016, section 4); the weights of a stride as products of pixels.
+All without a graph: ``convolution.py`` has the formulas. Measured on two cores
+(``benchmarks/convolutions.py``); gradients of weights are split into at most sixteen parts per
+group of channels, so on many cores not all may work.
 """
 
 from __future__ import annotations
@@ -13,8 +15,9 @@ from torch import Tensor
 from defectgen.ops import _dispatch
 from defectgen.ops._library import below_autograd, define, layout
 
-#: Below this many channels, or pixels that come out, PyTorch is as fast.
-CHANNELS, PIXELS = 16, 256
+#: Below this many channels, or pixels of a sample's smaller plane, PyTorch is about as fast. Not of
+#: a batch: a sample shall not change with those beside it.
+CHANNELS, PIXELS = 16, 64
 
 
 def fit(x: Tensor, weight: torch.Size, pixels: int) -> bool:
@@ -23,11 +26,11 @@ def fit(x: Tensor, weight: torch.Size, pixels: int) -> bool:
     Args:
         x: (N, C, H, W).
         weight: shape of the weights.
-        pixels: of a plane on the smaller side of the convolution.
+        pixels: of a plane on the smaller side of the convolution, of one sample.
     """
     if x.dtype != torch.float32 or x.device.type != "cpu" or weight[2:] != (3, 3):
         return False
-    if min(weight[:2]) < CHANNELS or x.shape[0] * pixels < PIXELS:
+    if min(weight[:2]) < CHANNELS or pixels < PIXELS:
         return False
     return layout(x) is torch.channels_last and _dispatch.chosen("convolution", x)
 
@@ -41,8 +44,8 @@ def convolution(x: Tensor, weight: Tensor, adjoint: bool = False) -> Tensor:
         adjoint: the transpose, which takes gradients of outputs to those of inputs.
 
     Returns:
-        (N, O, H, W), channels last. A number that is not finite may make those of its neighbors so
-        that lie in the same tile of 2x2 pixels.
+        (N, O, H, W), channels last. What is not finite stays so; finite numbers within a factor of
+        four of the largest may overflow, since up to four are added before they meet a weight.
     """
     return below_autograd(_convolution_op.default, x, weight, adjoint)  # type: ignore[no-any-return]
 

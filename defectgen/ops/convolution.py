@@ -51,7 +51,9 @@ class _Map:
 
     def run(self, x: Tensor, weight: Tensor) -> Tensor:
         """y, without a graph."""
-        plain = (self.stride, self.padding) == (1, 1) and x.dtype == weight.dtype
+        # What does not fit together is told by PyTorch.
+        fits = x.dtype == weight.dtype and x.shape[1] == weight.shape[0 if self.transposed else 1]
+        plain = fits and (self.stride, self.padding) == (1, 1)
         if plain and _products.fit(x, weight.shape, x.shape[2] * x.shape[3]):
             return _products.convolution(x, weight, self.transposed)
         return torch.ops.aten.convolution(x, weight, None, *self.numbers())  # type: ignore[no-any-return]

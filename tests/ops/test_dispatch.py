@@ -202,9 +202,25 @@ def test_torch_compile_builds_nothing_and_follows_the_mode(loads):
 
 
 def test_the_table_has_a_line_for_every_op_and_device():
-    assert set(_dispatch.TABLE) == {(op, kind) for op in OPS for kind in ("cpu", "cuda")}
+    lines = {(op, kind) for op in OPS for kind in ("cpu", "cuda")}
+    assert set(_dispatch.TABLE) == {*lines, ("convolution", "cpu")}
     for line in _dispatch.TABLE.values():
         assert line <= _dispatch.DTYPES
+
+
+@pytest.mark.parametrize("processor", ["DEFAULT", "AVX2", "AVX512"])
+def test_a_line_may_be_limited_to_some_processors(loads, monkeypatch, processor):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: processor)
+    _dispatch._processor.cache_clear()
+    try:
+        x = torch.ones(2, 5)
+        assert _dispatch.chosen("bias_act", x)
+        assert _dispatch.chosen("convolution", x) == (processor == "AVX2")
+        assert not _dispatch.chosen("convolution", x.double())
+        with _dispatch.use_kernels("fused"):
+            assert _dispatch.chosen("convolution", x)
+    finally:
+        _dispatch._processor.cache_clear()
 
 
 def test_auto_follows_the_table_and_fused_only_the_dtypes(loads, monkeypatch):

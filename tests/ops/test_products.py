@@ -90,7 +90,7 @@ def test_weights_of_a_stride_equal_the_definition(normal, shape, stride, more):
         close(weight_gradient(laid(x), laid(dy), stride), dweight)
 
 
-def test_at_the_sizes_of_the_networks_it_is_as_exact_as_that_of_pytorch(normal):
+def test_at_the_sizes_of_the_networks_it_is_more_exact_than_that_of_pytorch(normal):
     for channels, side in ((32, 64), (128, 16)):
         x, dy = (last(normal(8, channels, side, side).float()) for _ in range(2))
         weight = last(normal(channels, channels, 3, 3).float())
@@ -103,18 +103,20 @@ def test_at_the_sizes_of_the_networks_it_is_as_exact_as_that_of_pytorch(normal):
             (weight_gradient(x, dy), theirs[1], dweight),
         ]
         for ours, plain, wanted in pairs:
-            assert (ours - wanted).abs().max() < 2 * (plain - wanted).abs().max()
+            assert (ours - wanted).abs().max() < (plain - wanted).abs().max()
 
 
-def test_a_sample_has_the_same_bits_in_any_batch(normal):
-    x, weight = last(normal(5, 17, 7, 9).float()), last(normal(20, 17, 3, 3).float())
-    whole = convolution(x, weight)
+@pytest.mark.parametrize("side", [7, 8, 9])
+def test_a_sample_has_the_same_bits_in_any_batch(fused, normal, side):
+    """Also where PyTorch's convolution is taken, as for those of 7 px."""
+    x, weight = last(normal(5, 17, side, side).float()), last(normal(20, 17, 3, 3).float())
+    whole = conv2d(x, weight, padding=1)
     for k in range(5):
-        assert torch.equal(convolution(x[k : k + 1], weight), whole[k : k + 1])
+        assert torch.equal(conv2d(x[k : k + 1], weight, padding=1), whole[k : k + 1])
 
 
 def test_same_bits_with_any_number_of_threads(normal):
-    x, dy = last(normal(6, 100, 31, 33).float()), last(normal(6, 33, 31, 33).float())
+    x, dy = last(normal(6, 100, 61, 63).float()), last(normal(6, 33, 61, 63).float())
     weight = last(normal(33, 100, 3, 3).float())
     before, found = torch.get_num_threads(), []
     try:
@@ -124,7 +126,7 @@ def test_same_bits_with_any_number_of_threads(normal):
                 convolution(x, weight),
                 convolution(dy, weight, True),
                 weight_gradient(x, dy),
-                weight_gradient(x, dy[:, :, :15, :16], 2),
+                weight_gradient(x, dy[:, :, :30, :31], 2),
             )
             found.append(results)
     finally:
@@ -134,25 +136,21 @@ def test_same_bits_with_any_number_of_threads(normal):
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf])
-@pytest.mark.parametrize("place", range(9))
-def test_what_is_not_finite_stays_so(normal, number, place):
-    """Training looks for it; it may spread further than in PyTorch, but within a tile."""
+@pytest.mark.parametrize("place", [0, 7, 8, 30, 31, 40, 41, 80])
+def test_what_is_not_finite_spreads_as_in_pytorch(normal, number, place):
+    """Training looks for it."""
     x, weight = torch.ones(1, 16, 9, 9), normal(16, 16, 3, 3).float()
-    row, column = place // 3 * 4, place % 3 * 4
-    x[0, 3, row, column] = number
+    x[0, 3].view(-1)[place] = number
     x = last(x)
-    wrong = ~convolution(x, weight).isfinite()
-    assert wrong[~F.conv2d(x, weight, padding=1).isfinite()].all()
-    beyond = wrong.clone()
-    beyond[:, :, max(row - 2, 0) : row + 3, max(column - 2, 0) : column + 3] = False
-    assert not beyond.any()
+    finite = convolution(x, weight).isfinite()
+    assert torch.equal(finite, F.conv2d(x, weight, padding=1).isfinite())
     assert not weight_gradient(x, torch.ones(1, 16, 9, 9)).isfinite().all()
 
 
 def test_wrong_shapes_and_dtypes_are_refused(normal):
     x, weight = normal(1, 4, 4, 4).float(), normal(4, 4, 3, 3).float()
     for given in ((x, weight[:, :3]), (x, weight[:, :, :2]), (x.double(), weight), (x[0], weight)):
-        with pytest.raises(RuntimeError, match="3x3 weights that fit"):
+        with pytest.raises(RuntimeError, match=r"3x3 weights that fit them; got \("):
             convolution(*given)
     for given in ((x, x[..., :3]), (x, x.double()), (x[:0], x)):
         with pytest.raises(RuntimeError, match="gradients of one size"):
@@ -201,8 +199,8 @@ CASES = {
     "as in the networks": ({}, True),
     "few channels": ({"ins": 15}, False),
     "few channels out": ({"outs": 15}, False),
-    "few tiles": ({"side": 8, "batch": 3}, False),
-    "as few tiles as pay": ({"side": 8, "batch": 4}, True),
+    "few pixels": ({"side": 7, "batch": 20}, False),
+    "as few pixels as pay": ({"side": 8, "batch": 1}, True),
     "contiguous": ({"laid": torch.clone}, False),
     "double": ({"dtype": torch.float64}, False),
     "bfloat16": ({"dtype": torch.bfloat16}, False),
@@ -251,6 +249,21 @@ def test_values_and_both_derivatives_of_strided_maps(normal, agree, transposed):
         return conv2d(x, weight, stride=2)
 
     agree(call, given, terms=200, second_terms=200)
+
+
+def test_what_does_not_fit_is_told_by_pytorch(fused, normal):
+    x, weight = last(normal(2, 16, 16, 16).float()), normal(16, 17, 3, 3).float()
+    with pytest.raises(RuntimeError, match="to have 17 channels, but got 16"):
+        conv2d(x, weight, padding=1)
+
+
+@pytest.mark.parametrize("processor", ["AVX2", "AVX512"])
+def test_auto_takes_it_with_avx2_alone(native, normal, monkeypatch, processor):
+    monkeypatch.setattr(_dispatch, "_processor", lambda: processor)
+    x, weight = last(normal(2, 16, 16, 16).float()), normal(16, 16, 3, 3).float()
+    with _dispatch.use_kernels("auto"), Calls() as calls:
+        conv2d(x, weight, padding=1)
+    assert calls.seen == ["winograd" if processor == "AVX2" else "convolution"]
 
 
 def test_the_reference_is_that_of_pytorch(normal):

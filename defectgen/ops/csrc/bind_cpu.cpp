@@ -1,6 +1,9 @@
 // Binding of the CPU kernels: work is split over torch's own threads.
+#include <string>
+
 #include "bind.h"
 #include "cpu.h"
+#include "products.h"
 
 namespace {
 
@@ -65,10 +68,17 @@ bool plain(const dg::Tensor& x) {
   return x.dim() == 4 && x.scalar_type() == dg::ScalarType::Float;
 }
 
+std::string told(const dg::Tensor& x) {
+  std::string text = "(";
+  for (int64_t i = 0; i < x.dim(); ++i) text += (i ? ", " : "") + std::to_string(x.size(i));
+  return text + (x.scalar_type() == dg::ScalarType::Float ? ")" : "), no float32");
+}
+
 dg::Tensor winograd(const dg::Tensor& x, const dg::Tensor& weight, bool adjoint) {
   STD_TORCH_CHECK(plain(x) && plain(weight) && weight.size(2) == 3 && weight.size(3) == 3 &&
                       weight.size(adjoint ? 0 : 1) == x.size(1),
-                  "defectgen: winograd: float32 features and 3x3 weights that fit them");
+                  "defectgen: winograd: float32 features and 3x3 weights that fit them; got ", told(x),
+                  " and ", told(weight));
   dg::Winograd f;
   f.batch = x.size(0);
   f.in = x.size(1);
@@ -117,7 +127,8 @@ dg::Tensor weights(Shape f, const dg::Tensor& x, const dg::Tensor& dy, Size size
 dg::Tensor winograd_weights(const dg::Tensor& x, const dg::Tensor& dy) {
   STD_TORCH_CHECK(plain(x) && plain(dy) && x.size(0) == dy.size(0) && x.size(2) == dy.size(2) &&
                       x.size(3) == dy.size(3),
-                  "defectgen: winograd_weights: float32 features and gradients of one size");
+                  "defectgen: winograd_weights: float32 features and gradients of one size; got ",
+                  told(x), " and ", told(dy));
   return weights(dg::WinogradWeights(), x, dy, dg::winograd_sums_size, dg::winograd_sums_units,
                  dg::winograd_sums, dg::winograd_weights);
 }
@@ -126,7 +137,8 @@ dg::Tensor strided_weights(const dg::Tensor& x, const dg::Tensor& dy, int64_t st
   STD_TORCH_CHECK(plain(x) && plain(dy) && x.size(0) == dy.size(0) && stride > 0 &&
                       (dy.size(2) - 1) * stride + 3 <= x.size(2) &&
                       (dy.size(3) - 1) * stride + 3 <= x.size(3),
-                  "defectgen: strided_weights: float32 features and gradients that fit them");
+                  "defectgen: strided_weights: float32 features and gradients that fit them; got ",
+                  told(x), ", ", told(dy), " and stride ", stride);
   dg::StridedWeights f;
   f.rows = dy.size(2);
   f.columns = dy.size(3);

@@ -1,6 +1,8 @@
-// 3x3 convolutions by Winograd's minimal filtering: F(2x2, 3x3), and F(3x3, 2x2) for the gradient of
-// the weights. Sixteen products per channel pair and tile of 2x2 pixels instead of thirty-six.
-// Lavin and Gray, Fast Algorithms for Convolutional Neural Networks (2016), section 4.1.
+// Arguments of the 3x3 convolutions that only the CPU has. Winograd's minimal filtering, F(2x2, 3x3),
+// and F(3x3, 2x2) for the gradient of the weights, takes sixteen products per channel pair and tile
+// of 2x2 pixels instead of thirty-six: Lavin and Gray, Fast Algorithms for Convolutional Neural
+// Networks (2016), section 4. Both use the former's transform of images, so that signs of the last
+// row and column differ in the latter.
 #pragma once
 
 #include <cstdint>
@@ -25,13 +27,13 @@ struct WinogradWeights {
   float* sums;  // scratch: transformed sums of each part of the tiles
 };
 
-// dweight (out, 3, 3, in) of y = conv(x, weight) with a stride and no padding, from x and dy, without
-// any transform. dy has rows x columns pixels.
+// dweight (out, 3, 3, in) of y = conv(x, weight) with a stride and no padding, from x and dy. No
+// transform; dy has rows x columns pixels.
 struct StridedWeights {
   int64_t batch, height, width, in, rows, columns, out, stride;
   const float *x, *dy;
   float* dweight;
-  float* sums;  // scratch: sums of each part of the rows
+  float* sums;  // scratch: sums of each part of the pixels
 };
 
 }  // namespace dg

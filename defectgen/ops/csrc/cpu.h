@@ -146,8 +146,6 @@ int64_t winograd_kernel_units(const Winograd& f);
 void winograd_kernel(const Winograd& f, int64_t begin, int64_t end);
 int64_t winograd_units(const Winograd& f);
 void winograd(const Winograd& f, int64_t begin, int64_t end);
-// Units of the last step of both gradients of weights: kStrip input channels each.
-int64_t weights_units(int64_t in);
 // First tiles are summed, then the sums are transformed to weights.
 int64_t winograd_sums_size(const WinogradWeights& f);
 int64_t winograd_sums_units(const WinogradWeights& f);

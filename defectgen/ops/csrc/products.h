@@ -30,10 +30,20 @@ inline int64_t up_to(int64_t value, int64_t step) { return (value + step - 1) / 
 
 // Groups of input channels, as equal as kRows allows, and the channels of one.
 inline int64_t group_size(int64_t in) {
-  const int64_t groups = up_to(in, kGroup) / kGroup;
-  return up_to((in + groups - 1) / groups, kRows);
+  const int64_t groups = std::max<int64_t>(1, up_to(in, kGroup) / kGroup);
+  return std::max<int64_t>(kRows, up_to((in + groups - 1) / groups, kRows));
 }
-inline int64_t groups_of(int64_t in) { return (in + group_size(in) - 1) / group_size(in); }
+inline int64_t groups_of(int64_t in) { return up_to(in, group_size(in)) / group_size(in); }
+
+// Sums over so many blocks are made in this many parts, whatever the number of threads, so that they
+// have one order: eight blocks at least, and a scratch of 64 MiB at most unless one part needs more.
+inline int64_t parts_for(int64_t blocks, int64_t numbers_per_part) {
+  const int64_t room = (int64_t(1) << 24) / std::max<int64_t>(1, numbers_per_part);
+  return std::max<int64_t>(1, std::min<int64_t>({16, blocks / 8, room}));
+}
+
+// Units of turn_weights below.
+inline int64_t weights_units(int64_t in) { return up_to(in, kStrip) / kStrip; }
 
 // c = [c +] sum over i of a(i, row) * b(i, column), for kRows rows and kWide columns.
 template <bool kAdd>

@@ -14,15 +14,14 @@ int64_t blocks_of(const StridedWeights& f) {
   return (f.batch * f.rows * f.columns + kBlock - 1) / kBlock;
 }
 
-// The blocks are summed in so many parts, whatever the number of threads: sums have one order.
-int64_t parts_of(const StridedWeights& f) {
-  return std::max<int64_t>(1, std::min<int64_t>(8, blocks_of(f) / 16));
-}
+// Sums of a part, and how many parts there are.
+int64_t sums_of(const StridedWeights& f) { return 9 * up_to(f.in, kRows) * up_to(f.out, kWide); }
+int64_t parts_of(const StridedWeights& f) { return parts_for(blocks_of(f), sums_of(f)); }
 
 }  // namespace
 
 int64_t strided_sums_size(const StridedWeights& f) {
-  return parts_of(f) * 9 * up_to(f.in, kRows) * up_to(f.out, kWide);
+  return parts_of(f) * sums_of(f);
 }
 int64_t strided_sums_units(const StridedWeights& f) { return parts_of(f) * groups_of(f.in); }
 
@@ -60,8 +59,6 @@ void strided_sums(const StridedWeights& f, int64_t begin, int64_t end) {
     }
   }
 }
-
-int64_t weights_units(int64_t in) { return up_to(in, kStrip) / kStrip; }
 
 void strided_weights(const StridedWeights& f, int64_t begin, int64_t end) {
   const int64_t wide = up_to(f.out, kWide), high = up_to(f.in, kRows), parts = parts_of(f);

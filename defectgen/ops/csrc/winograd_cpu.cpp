@@ -46,7 +46,8 @@ struct Tiles {
       for (int j = 0; j < size; ++j) {
         const int64_t row = top + i, column = left + j;
         const bool inside = row >= 0 && row < height && column >= 0 && column < width;
-        found[i * size + j] = inside ? base + ((n * height + row) * width + column) * channels : beyond;
+        const int64_t at = ((n * height + row) * width + column) * channels;
+        found[i * size + j] = inside ? base + at : beyond;
       }
   }
 };
@@ -205,15 +206,14 @@ void winograd(const Winograd& f, int64_t begin, int64_t end) {
 
 namespace {
 
-// The tiles are summed in so many parts, whatever the number of threads: sums have one order.
-int64_t parts_of(const WinogradWeights& f) {
-  return std::max<int64_t>(1, std::min<int64_t>(8, Tiles(f).blocks() / 16));
-}
+// Sums of a part, and how many parts there are.
+int64_t sums_of(const WinogradWeights& f) { return 16 * up_to(f.in, kRows) * up_to(f.out, kWide); }
+int64_t parts_of(const WinogradWeights& f) { return parts_for(Tiles(f).blocks(), sums_of(f)); }
 
 }  // namespace
 
 int64_t winograd_sums_size(const WinogradWeights& f) {
-  return parts_of(f) * 16 * up_to(f.in, kRows) * up_to(f.out, kWide);
+  return parts_of(f) * sums_of(f);
 }
 int64_t winograd_sums_units(const WinogradWeights& f) { return parts_of(f) * groups_of(f.in); }
 
