@@ -4,8 +4,8 @@
 
 In each of five turns each contender runs once before its clock starts; the best time counts.
 Error: the largest one against float64, ours divided by PyTorch's. Shapes are those of the networks
-at 64 px in batches of 16, and of the published ones at 256 px in batches of 4; channels last, memory
-kept.
+at 64 px in batches of 16, and of the published ones at 256 px in batches of 4; channels last, kept
+memory.
 """
 
 from __future__ import annotations
