@@ -10,7 +10,7 @@ import pytest
 
 #: Seconds one test may take, where pytest-timeout is installed; without and with ``slow``.
 LIMIT, SLOW_LIMIT = 60, 600
-#: Of processes that share the cores each waits for the others, and the clock runs on: twice the time.
+#: Of processes that share the cores each waits for the others while the clock runs: twice the time.
 SHARED = 2 if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1 else 1
 #: Begins the reason of every test skipped for want of real data; the summary counts these.
 NO_DATA = "needs --data=PATH"
