@@ -10,8 +10,6 @@ import pytest
 
 #: Seconds one test may take, where pytest-timeout is installed; without and with ``slow``.
 LIMIT, SLOW_LIMIT = 60, 600
-#: Of processes that share the cores each waits for the others while the clock runs: twice the time.
-SHARED = 2 if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1 else 1
 #: Begins the reason of every test skipped for want of real data; the summary counts these.
 NO_DATA = "needs --data=PATH"
 
@@ -64,7 +62,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if slow and not config.getoption("--runslow"):
             item.add_marker(skip_slow)
         if item.get_closest_marker("timeout") is None:
-            item.add_marker(pytest.mark.timeout(SHARED * (SLOW_LIMIT if slow else LIMIT)))
+            item.add_marker(pytest.mark.timeout(SLOW_LIMIT if slow else LIMIT))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

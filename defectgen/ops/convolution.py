@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from defectgen.ops import _products
+from defectgen.ops import _convolution
 from defectgen.ops._library import transformed
 
 
@@ -54,8 +54,8 @@ class _Map:
         # What does not fit together is told by PyTorch.
         fits = x.dtype == weight.dtype and x.shape[1] == weight.shape[0 if self.transposed else 1]
         plain = fits and (self.stride, self.padding) == (1, 1)
-        if plain and _products.fit(x, weight.shape, x.shape[2] * x.shape[3]):
-            return _products.convolution(x, weight, self.transposed)
+        if plain and _convolution.chosen(x, weight.shape, x.shape[2] * x.shape[3]):
+            return _convolution.convolution(x, weight, self.transposed)
         return torch.ops.aten.convolution(x, weight, None, *self.numbers())  # type: ignore[no-any-return]
 
     def gradients(
@@ -66,11 +66,11 @@ class _Map:
         inner, outer = (dy, x) if self.transposed else (x, dy)
         known = (self.stride, self.padding) in ((1, 1), (2, 0))
         known = known and x.dtype == dy.dtype == weight.dtype
-        if known and _products.fit(x, weight.shape, outer.shape[2] * outer.shape[3]):
+        if known and _convolution.chosen(x, weight.shape, outer.shape[2] * outer.shape[3]):
             if to_weight:
-                dw = _products.weight_gradient(inner, outer, self.stride)
+                dw = _convolution.weight_gradient(inner, outer, self.stride)
             if to_x and self.stride == 1:
-                dx = _products.convolution(dy, weight, not self.transposed)
+                dx = _convolution.convolution(dy, weight, not self.transposed)
         mask = [to_x and dx is None, to_weight and dw is None, False]
         if any(mask):
             both = torch.ops.aten.convolution_backward(dy, x, weight, None, *self.numbers(), mask)

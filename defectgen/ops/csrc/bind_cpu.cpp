@@ -3,7 +3,7 @@
 
 #include "bind.h"
 #include "cpu.h"
-#include "products.h"
+#include "gemm.h"
 
 namespace {
 
@@ -101,10 +101,10 @@ dg::Tensor winograd(const dg::Tensor& x, const dg::Tensor& weight, bool adjoint)
   return y;
 }
 
-// Fill in what both gradients of weights have in common, sum over pixels, and turn the sums.
-template <typename Shape, typename Size, typename Units, typename Sum, typename Turn>
+// Fill in what both gradients of weights have in common, sum over pixels, and transpose the sums.
+template <typename Shape, typename Size, typename Units, typename Sum, typename Transpose>
 dg::Tensor weights(Shape f, const dg::Tensor& x, const dg::Tensor& dy, Size size, Units units,
-                   Sum sum, Turn turn) {
+                   Sum sum, Transpose transpose) {
   f.batch = x.size(0);
   f.in = x.size(1);
   f.height = x.size(2);
@@ -120,7 +120,7 @@ dg::Tensor weights(Shape f, const dg::Tensor& x, const dg::Tensor& dy, Size size
   if (!dweight.numel()) return dweight;
   parallel_for(0, units(f), 1, [&](int64_t begin, int64_t end) { sum(f, begin, end); });
   parallel_for(0, dg::weights_units(f.in), 1,
-               [&](int64_t begin, int64_t end) { turn(f, begin, end); });
+               [&](int64_t begin, int64_t end) { transpose(f, begin, end); });
   return dweight;
 }
 

@@ -3,7 +3,7 @@
 #include <vector>
 
 #include "cpu.h"
-#include "products.h"
+#include "gemm.h"
 
 namespace dg {
 namespace {
@@ -62,7 +62,7 @@ void strided_sums(const StridedWeights& f, int64_t begin, int64_t end) {
 
 void strided_weights(const StridedWeights& f, int64_t begin, int64_t end) {
   const int64_t wide = up_to(f.out, kWide), high = up_to(f.in, kRows), parts = parts_of(f);
-  turn_weights(f.in, f.out, f.dweight, begin, end, [&](int64_t i, int64_t o, Vector* taps) {
+  transpose_weights(f.in, f.out, f.dweight, begin, end, [&](int64_t i, int64_t o, Vector* taps) {
     for (int t = 0; t < 9; ++t) taps[t] = Vector{};
     for (int64_t part = 0; part < parts; ++part)
       for (int t = 0; t < 9; ++t) taps[t] += read(f.sums + ((part * 9 + t) * high + i) * wide + o);

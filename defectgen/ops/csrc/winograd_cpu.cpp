@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "cpu.h"
-#include "products.h"
+#include "gemm.h"
 
 namespace dg {
 namespace {
@@ -53,7 +53,7 @@ struct Tiles {
 };
 
 // B^T d B of a patch of 4x4 pixels.
-inline void transform_patch(const float* const* from, int64_t channels, float* to, int64_t plane) {
+inline void transform_input(const float* const* from, int64_t channels, float* to, int64_t plane) {
   each_channel(channels, [&](auto get, auto put, int64_t c) {
     decltype(get(from[0])) t[4][4];
 #pragma GCC unroll 4
@@ -77,7 +77,7 @@ inline void transform_patch(const float* const* from, int64_t channels, float* t
 }
 
 // A^T m A: the 2x2 pixels of a tile, as far as there are any.
-inline void finish_tile(const float* from, int64_t plane, int64_t channels, float* const* to) {
+inline void transform_output(const float* from, int64_t plane, int64_t channels, float* const* to) {
   each_channel(channels, [&](auto get, auto put, int64_t c) {
     decltype(get(from)) t[2][4];
 #pragma GCC unroll 4
@@ -96,7 +96,7 @@ inline void finish_tile(const float* from, int64_t plane, int64_t channels, floa
 }
 
 // G d G^T of the gradient of a tile, whose 2x2 pixels are the filter when weights are sought.
-inline void transform_gradient(const float* const* from, int64_t channels, float* to,
+inline void transform_filter(const float* const* from, int64_t channels, float* to,
                                int64_t plane) {
   each_channel(channels, [&](auto get, auto put, int64_t c) {
     const auto a = get(from[0] + c), b = get(from[1] + c);
@@ -115,7 +115,7 @@ inline void transform_gradient(const float* const* from, int64_t channels, float
 }
 
 // The taps of kStrip input channels and kWide output channels, the latter side by side.
-void turned_taps(const Winograd& f, int64_t panel, int64_t first, float taps[9][kStrip][kWide]) {
+void transposed_taps(const Winograd& f, int64_t panel, int64_t first, float taps[9][kStrip][kWide]) {
   const int64_t ins = std::min<int64_t>(kStrip, f.in - first);
   const int64_t outs = std::min<int64_t>(kWide, f.out - panel * kWide);
   std::memset(taps, 0, sizeof(float) * 9 * kStrip * kWide);
@@ -146,7 +146,7 @@ void winograd_kernel(const Winograd& f, int64_t begin, int64_t end) {
   const auto taps = std::make_unique<float[][kStrip][kWide]>(9);
   for (int64_t panel = begin; panel < end; ++panel)
     for (int64_t first = 0; first < f.in; first += kStrip) {
-      turned_taps(f, panel, first, taps.get());
+      transposed_taps(f, panel, first, taps.get());
       const int64_t ins = std::min<int64_t>(kStrip, f.in - first);
       for (int64_t i = 0; i < ins; ++i)
         for (int v = 0; v < kWide; v += kLanes) {
@@ -184,7 +184,7 @@ void winograd(const Winograd& f, int64_t begin, int64_t end) {
     for (int64_t t = 0; t < count; ++t) {
       const float* patch[16];
       tiles.pixels<const float>(first + t, 4, 1, f.x, f.in, zeros.data(), patch);
-      transform_patch(patch, f.in, in.data() + t * f.in, in_plane);
+      transform_input(patch, f.in, in.data() + t * f.in, in_plane);
     }
     for (int p = 0; p < 16; ++p)
       for (int64_t o = 0; o < wide; o += kWide) {
@@ -197,7 +197,7 @@ void winograd(const Winograd& f, int64_t begin, int64_t end) {
     for (int64_t t = 0; t < count; ++t) {
       float* pixels[4];
       tiles.pixels<float>(first + t, 2, 0, f.y, f.out, nullptr, pixels);
-      finish_tile(out.data() + t * wide, out_plane, f.out, pixels);
+      transform_output(out.data() + t * wide, out_plane, f.out, pixels);
     }
   }
 }
@@ -238,9 +238,9 @@ void winograd_sums(const WinogradWeights& f, int64_t begin, int64_t end) {
         const float* pixels[16];
         tiles.pixels<const float>(first + t, 4, 1, f.x, f.in, nullptr, pixels);
         for (auto& pixel : pixels) pixel = pixel ? pixel + channel : zeros.data();
-        transform_patch(pixels, channels, x.data() + t * rows, x_plane);
+        transform_input(pixels, channels, x.data() + t * rows, x_plane);
         tiles.pixels<const float>(first + t, 2, 0, f.dy, f.out, zeros.data(), pixels);
-        transform_gradient(pixels, f.out, dy.data() + t * wide, y_plane);
+        transform_filter(pixels, f.out, dy.data() + t * wide, y_plane);
       }
       for (int p = 0; p < 16; ++p)
         for (int64_t o = 0; o < wide; o += kWide)
@@ -254,7 +254,7 @@ void winograd_sums(const WinogradWeights& f, int64_t begin, int64_t end) {
 // A^T m A, 3x3.
 void winograd_weights(const WinogradWeights& f, int64_t begin, int64_t end) {
   const int64_t wide = up_to(f.out, kWide), high = up_to(f.in, kRows), parts = parts_of(f);
-  turn_weights(f.in, f.out, f.dweight, begin, end, [&](int64_t i, int64_t o, Vector* taps) {
+  transpose_weights(f.in, f.out, f.dweight, begin, end, [&](int64_t i, int64_t o, Vector* taps) {
     Vector m[16] = {}, t[3][4];
     for (int64_t part = 0; part < parts; ++part)
       for (int p = 0; p < 16; ++p) m[p] += read(f.sums + ((part * 16 + p) * high + i) * wide + o);

@@ -20,7 +20,7 @@ from defectgen.ops._library import below_autograd, define, layout
 CHANNELS, PIXELS = 16, 64
 
 
-def fit(x: Tensor, weight: torch.Size, pixels: int) -> bool:
+def chosen(x: Tensor, weight: torch.Size, pixels: int) -> bool:
     """Whether a convolution shall be computed here, as far as sizes and the processor tell.
 
     Args:

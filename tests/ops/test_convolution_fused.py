@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from defectgen.ops import _dispatch
-from defectgen.ops._products import convolution, weight_gradient
+from defectgen.ops._convolution import convolution, weight_gradient
 from defectgen.ops.convolution import conv2d, conv_transpose2d
 
 #: batch, channels in and out, height, width: no tile, a part of one, odd sides, more than a block,

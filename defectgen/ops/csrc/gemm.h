@@ -18,7 +18,7 @@ constexpr int kLanes = 4, kRows = 6;
 constexpr int kWide = 2 * kLanes;
 // Input channels whose sums over pixels are held at a time, at most; a multiple of kRows.
 constexpr int kGroup = 96;
-// Input channels of weights that are turned at a time.
+// Input channels of weights that are transposed at a time.
 constexpr int kStrip = 16;
 
 typedef float Vector __attribute__((vector_size(kLanes * sizeof(float)), aligned(sizeof(float))));
@@ -42,7 +42,7 @@ inline int64_t parts_for(int64_t blocks, int64_t numbers_per_part) {
   return std::max<int64_t>(1, std::min<int64_t>({16, blocks / 8, room}));
 }
 
-// Units of turn_weights below.
+// Units of transpose_weights below.
 inline int64_t weights_units(int64_t in) { return up_to(in, kStrip) / kStrip; }
 
 // c = [c +] sum over i of a(i, row) * b(i, column), for kRows rows and kWide columns.
@@ -70,10 +70,10 @@ inline void multiply(const float* a, int64_t a_row, int64_t a_step, const float*
   }
 }
 
-// Weights (out, 9, in) of sums (9, in, out) that come as vectors of output channels:
+// Weights (out, 9, in) of sums (9, in, out), which come as vectors of output channels:
 // taps_of(input channel, output channel, taps) gives nine. One unit are kStrip input channels.
 template <typename Taps>
-inline void turn_weights(int64_t in, int64_t out, float* weights, int64_t begin, int64_t end,
+inline void transpose_weights(int64_t in, int64_t out, float* weights, int64_t begin, int64_t end,
                          Taps taps_of) {
   float strip[9][kWide][kStrip];
   for (int64_t unit = begin; unit < end; ++unit) {
