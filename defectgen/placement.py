@@ -15,10 +15,12 @@ from defectgen.augment.policy import AugmentPolicy
 from defectgen.augment.warp import warp, warp_mask, within
 from defectgen.errors import ConfigError
 from defectgen.networks.known import (
+    GAIN,
     THUMBNAIL,
     KnownDefects,
     adapted,
     draw_contrast,
+    exposure,
     thumbnail,
 )
 from defectgen.pieces import draw_pieces, enlarged, kept_cells, pieces_of
@@ -38,6 +40,9 @@ BENDS, BEND = 4, 0.02
 #: A place is like the mask's own if they differ by at most this share of the contrast of a scene;
 #: a pair whose places all differ by more than the second one leaves the sample to a nearer pair.
 LIKENESS, FAR = 0.2, 0.4
+#: Where none is, the places are compared in one light, and all are good enough that differ by at
+#: most so many times what the best one does; a nearer pair is one nearer by as much.
+NEXT = 1.4
 #: A place is about the own one if moved and unmoved mask share more than this of the smaller one.
 HOME = 0.61
 #: A moved mask keeps at least this share of its pixels in the picture.
@@ -146,7 +151,7 @@ def place_masks(
     """One mask for each sample: of a pair drawn by weight, at a place that looks like its own.
 
     Pieces of a defect may be left out. What the border cuts goes where a border cuts it again.
-    Where no place is like the own one, the best is taken, most often a small move.
+    Where no place is like the own one, the best elsewhere is taken, in whatever light it lies.
 
     Args:
         known: masks and scenes of the training pairs.
@@ -178,27 +183,28 @@ def place_masks(
     lost = there.sum((1, 2, 3)) * scale < KEPT * shape.sum((1, 2, 3))
     lost |= _adrift(rim, rim[pairs] & kept, maps, side)
     still = (maps == torch.eye(3, device=device)).flatten(1).all(1).view(count, places)
-    score, home = scale.new_zeros(count, places), torch.zeros_like(still)
+    score, home = scale.new_zeros(2, count, places), torch.zeros_like(still)
     if scenes is None:  # any place is as good, the own one, too
         still[:, :-1] = False
     else:
         here = thumbnail(scenes).repeat_interleave(places, 0)
-        score = _difference(here, own[:, 1:], there, known).view(count, places)
+        score = _differences(here, own[:, 1:], there, known).view(2, count, places)
         smaller = torch.minimum(there.sum((1, 2, 3)), shape.sum((1, 2, 3)))
         home = torch.minimum(there, shape).sum((1, 2, 3)) > HOME * smaller
-    best = _choice(
-        score, lost.view(count, places), pairs.view(count, places), still, home.view(count, places)
-    )
+    lost, pairs = lost.view(count, places), pairs.view(count, places)
+    best = _choice(score[0], score[1], lost, pairs, still, home.view(count, places))
     best += places * torch.arange(count, device=device)
-    images, masks = known.pairs(pairs[best])
+    images, masks = known.pairs(pairs.flatten()[best])
     masks = masks * enlarged(kept[best], side)
     images, masks = moved_pairs(images, masks, maps[best], fields)
     shown = adapted(images, masks, scenes, contrasts)
     return Placed(masks, shown * masks)
 
 
-def _difference(here: Tensor, own: Tensor, there: Tensor, known: KnownDefects) -> Tensor:
-    """How much a place differs from the mask's own one: (N,), shares of a scene's contrast.
+def _differences(here: Tensor, own: Tensor, there: Tensor, known: KnownDefects) -> Tensor:
+    """How much a place differs from the mask's own one: (2, N), shares of a scene's contrast.
+
+    First as it is, then in the exposure that the defect will get there.
 
     Args:
         here: (N, C, S, S), thumbnails of the scenes.
@@ -209,34 +215,52 @@ def _difference(here: Tensor, own: Tensor, there: Tensor, known: KnownDefects) -
     # Of a small defect no cell is covered by much: relative to the best covered one.
     cells = there > 0.05 * there.amax((1, 2, 3), keepdim=True)
     near = F.max_pool2d(cells.float(), 3, stride=1, padding=1)
-    # Squared: one stroke beside the part is not outweighed by many on it.
-    difference = (here - own).abs().mean(1, keepdim=True).square() * near
     contrast = known.scenes.std(dim=(2, 3)).mean().clamp_min(0.02)
-    mean = difference.sum((1, 2, 3)) / near.sum((1, 2, 3)).clamp_min(1)
-    return mean.sqrt() / contrast
+    # By halves, so that dark places seem no nearer than bright ones.
+    root = exposure(here, own, near).clamp(1 / GAIN, GAIN).sqrt().view(-1, 1, 1, 1)
+    result = []
+    for difference in (here - own, (here + 1) / root - (own + 1) * root):
+        # Squared: one stroke beside the part is not outweighed by many on it.
+        cell = difference.abs().mean(1, keepdim=True).square() * near
+        mean = cell.sum((1, 2, 3)) / near.sum((1, 2, 3)).clamp_min(1)
+        result.append(mean.sqrt() / contrast)
+    return torch.stack(result)
 
 
-def _choice(score: Tensor, lost: Tensor, pairs: Tensor, still: Tensor, home: Tensor) -> Tensor:
+def _choice(
+    score: Tensor, lit: Tensor, lost: Tensor, pairs: Tensor, still: Tensor, home: Tensor
+) -> Tensor:
     """Which of its places (N, P) each sample takes: (N,).
 
     Preferred are those of the pair drawn first, so that all appear as often as their weights say;
     then moves; of those like the own place the first that is not about it, for the best would be a
-    small move; if none is, the best.
+    small move; if none is like it, the best in its light that is not about it.
 
     Args:
         score: difference from the own place.
+        lit: the same in one light.
         lost: places that lose the defect; never the last one.
         pairs: whose defect it is.
         still: places where nothing moves.
         home: places that share much of the own one.
     """
-    most = score.masked_fill(lost, torch.inf).amin(1, keepdim=True).clamp_min(FAR)
-    rank = 2 * (pairs != pairs[:, :1]) + still.long()
-    rank = rank.masked_fill(lost | (score > most), 4)
+    score, lit = score.masked_fill(lost, torch.inf), lit.masked_fill(lost, torch.inf)
+    other = pairs != pairs[:, :1]
+    least = score.amin(1, keepdim=True)
+    own = score.masked_fill(other, torch.inf).amin(1, keepdim=True)
+    # Far from all of its places a pair leaves the sample to the nearest one.
+    away = own > (NEXT * least).clamp_min(FAR)
+    whose = torch.where(away, pairs.gather(1, score.argmin(1, keepdim=True)), pairs[:, :1])
+    lit = lit.masked_fill(pairs != whose, torch.inf)
+    far = torch.minimum(score, lit) > (NEXT * lit.amin(1, keepdim=True)).clamp_min(FAR)
+    rank = (still.long() + 1).masked_fill(far | lost | (pairs != whose), 3)
     first = rank == rank.amin(1, keepdim=True)
-    best = score.masked_fill(~first, torch.inf).amin(1, keepdim=True)
-    good = first & (score <= best.clamp_min(LIKENESS))
-    order = home + torch.arange(score.shape[1], device=score.device) * 1e-6
+    best, next_ = (s.masked_fill(~first, torch.inf).amin(1, keepdim=True) for s in (score, lit))
+    like = best <= LIKENESS
+    good = first & torch.where(like, score <= LIKENESS, lit <= NEXT * next_)
+    drawn = torch.arange(score.shape[1], device=score.device)
+    order = torch.where(like, drawn, lit)
+    order = home + order / (1 + order)
     return order.masked_fill(~good, torch.inf).argmin(1)
 
 

@@ -19,8 +19,9 @@ from defectgen.errors import ConfigError
 
 #: What installs the networks of this folder.
 INSTALL = "pip install 'defectgen[metrics]'"
-#: Images that go through a network at once.
-BATCH = 32
+#: Images that go through a network at once, on a GPU and on a CPU, where maps of many images do not
+#: fit the cache, and the system clears their memory anew each time.
+BATCH, CPU_BATCH = 32, 4
 
 
 class Named(Protocol):
@@ -181,19 +182,21 @@ class _NetworkExtractor:
     def __init__(self, name: str, network: nn.Module, side: int) -> None:
         self.name = name
         self._side = side
-        self._network = network.eval().requires_grad_(False)
+        # Channels last: faster, on CPUs above all.
+        layout: Any = {"memory_format": torch.channels_last}
+        self._network = network.eval().requires_grad_(False).to(**layout)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         check_images("images", images)
         self._network.to(images.device)
-        parts = torch.split(images, BATCH)
+        parts = torch.split(images, CPU_BATCH if images.device.type == "cpu" else BATCH)
         return torch.cat([self._network(self._prepare(part)) for part in parts])
 
     def _prepare(self, images: Tensor) -> Tensor:
         colors = images.float().expand(-1, 3, -1, -1)
         small = F.interpolate(colors, size=(self._side,) * 2, mode="bilinear", antialias=True)
-        return small * 2 - 1
+        return (small * 2 - 1).contiguous(memory_format=torch.channels_last)
 
 
 # -- EfficientNet-Lite0; its parts have the names of the weight file ------------------------------

@@ -17,6 +17,9 @@ GAIN = 2.0
 #: What a defect differs by from what is there without it becomes at most so many times as much, or
 #: little; of a scene the mean of what lies nearer than a side through the second number is there.
 CONTRAST, MIDDLE = 1.5, 32
+#: Where it differs by less than so much, on average over the mask (white and black differ by 2), it
+#: is made stronger, but not more than so many times: nobody learns from what cannot be seen.
+VISIBLE, STRONGER = 40 / 255, 2.0
 #: While a branch learns, an example is shown at one of so many levels, see `coarser`.
 LEVELS = 2
 #: Reach of the distance plane, in cells.
@@ -98,7 +101,7 @@ def adapted(
         masks: bool (N, 1, R, R), moved alike.
         scenes: (N, C, R, R), what is there without the defect; None leaves the exposure.
         contrast: (N,), factors of what differs from the scene, blurred a little, or, without one,
-            from the mean of the surroundings; None leaves it.
+            from the mean of the surroundings, larger where that can hardly be seen; None leaves it.
 
     Returns:
         (N, C, R, R); images whose mask leaves no surroundings as they are.
@@ -108,18 +111,21 @@ def adapted(
     total = ring.sum((2, 3), keepdim=True)
     result, middle = images, (images * ring).sum((2, 3), keepdim=True) / total.clamp_min(1.0)
     if scenes is not None:
-        gain = _exposure(scenes, images, ring).clamp(1 / GAIN, GAIN)
+        gain = exposure(scenes, images, ring).clamp(1 / GAIN, GAIN)
         result = (images + 1) * gain.view(-1, 1, 1, 1) - 1
         size = 2 * (images.shape[-1] // MIDDLE) + 1
         middle = F.avg_pool2d(scenes, size, 1, size // 2, count_include_pad=False)
     if contrast is not None:
+        change = ((result - middle).abs().mean(1, keepdim=True) * inside).sum((1, 2, 3))
+        least = VISIBLE * inside.sum((1, 2, 3)) / change.clamp_min(1e-6)
+        contrast = torch.maximum(contrast, least.clamp_max(STRONGER))
         result = (result - middle) * contrast.view(-1, 1, 1, 1) + middle
         result = result.clamp(-1.0, 1.0)
     return torch.where(total > RING, result, images)
 
 
 @torch.no_grad()
-def _exposure(here: Tensor, there: Tensor, where: Tensor) -> Tensor:
+def exposure(here: Tensor, there: Tensor, where: Tensor) -> Tensor:
     """How many times brighter it is here than there: (N,), median over pixels, weighted.
 
     Exposures differ by a factor, of which images hold a power: still a factor. Where the edge of a

@@ -81,7 +81,7 @@ def test_features_depend_on_neither_batch_nor_gray_form_and_have_no_gradient(ext
 
 
 def test_many_images_go_through_in_batches_and_keep_their_order(monkeypatch):
-    monkeypatch.setattr(features, "BATCH", 2)
+    monkeypatch.setattr(features, "CPU_BATCH", 2)
     seen = []
 
     class Mean(torch.nn.Module):

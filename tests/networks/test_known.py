@@ -5,10 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from defectgen.networks import known as known_module
 from defectgen.networks.known import (
     CONTRAST,
     GAIN,
     REACH,
+    STRONGER,
+    VISIBLE,
     KnownDefects,
     adapted,
     coarser,
@@ -160,12 +163,13 @@ def test_the_exposure_is_that_of_the_part_where_most_of_a_ring_is_black():
 
 
 @pytest.mark.parametrize("contrast", [CONTRAST, 1 / CONTRAST])
-def test_contrast_is_about_what_is_there_without_the_defect(contrast):
+def test_contrast_is_about_what_is_there_without_the_defect(contrast, monkeypatch):
     """Half of the mask lies on a dark part, half beside it: what shows no defect stays."""
     scene = torch.full((1, 1, SIDE, SIDE), 0.5)
     scene[..., :15] = -0.5
     image = scene.clone()
     image[..., 11, 11] = -0.3  # the defect
+    monkeypatch.setattr(known_module, "VISIBLE", 0.0)
     shown = adapted(image, square(10, 20), scene, torch.tensor([contrast]))
     flat = [*range(13), *range(17, SIDE)]  # the mean across the edge is another
     expected = image.clone()
@@ -183,16 +187,26 @@ def test_depth_goes_on_where_the_picture_ends():
 
 
 def test_contrast_is_about_the_surroundings_and_of_each_sample():
-    """A defect of 0.2 on 0.1: at twice the contrast it is 0.3, and what is beside it stays."""
+    """A defect of 0.5 on 0.1: at 1.5 times the contrast it is 0.7, and what is beside it stays."""
     masks = square(10, 20).expand(2, -1, -1, -1)
-    image = torch.where(masks, 0.2, 0.1)
-    shown = adapted(image, masks, None, torch.tensor([2.0, 0.5]))
-    torch.testing.assert_close(shown[0], torch.where(masks[0], 0.3, 0.1))
-    torch.testing.assert_close(shown[1], torch.where(masks[1], 0.15, 0.1))
+    image = torch.where(masks, 0.5, 0.1)
+    shown = adapted(image, masks, None, torch.tensor([1.5, 0.5]))
+    torch.testing.assert_close(shown[0], torch.where(masks[0], 0.7, 0.1))
+    torch.testing.assert_close(shown[1], torch.where(masks[1], 0.3, 0.1))
     # After the exposure: both together keep the surroundings those of the place.
-    both = adapted(image, masks, torch.full_like(image, -0.12), torch.tensor([2.0, 2.0]))
+    both = adapted(image, masks, torch.full_like(image, -0.12), torch.tensor([1.5, 1.5]))
     torch.testing.assert_close(both[:, :, 0, 0], torch.full((2, 1), -0.12))
-    torch.testing.assert_close(both[:, :, 15, 15], torch.full((2, 1), -0.12 + 2 * 0.1 * 0.8))
+    torch.testing.assert_close(both[:, :, 15, 15], torch.full((2, 1), -0.12 + 1.5 * 0.4 * 0.8))
+
+
+@pytest.mark.parametrize("change", [0.05, 0.09, 0.12, 0.5])
+@pytest.mark.parametrize("contrast", [CONTRAST, 1 / CONTRAST])
+def test_what_can_hardly_be_seen_is_shown_stronger(change, contrast):
+    masks = square(10, 20)
+    image = torch.where(masks, change, 0.0)
+    shown = adapted(image, masks, None, torch.tensor([contrast]))
+    factor = max(contrast, min(VISIBLE / change, STRONGER))
+    torch.testing.assert_close(shown, image * factor)
 
 
 def test_contrast_stays_in_range_and_is_even_in_its_logarithm():
