@@ -237,8 +237,8 @@ class _Table:
                 self.put(named("coverage", extractor), column, coverage)
         if self.known is not None and len(self.known.images) > 1:
             training = extractor(self.known.images)
-            for column in ("real", "generated"):
-                share = memorization(whole[column], training, whole["real"])
+            for column, features in whole.items():
+                share = memorization(features, training, whole["real"])
                 self.put(named("memorization", extractor), column, share)
 
     def diversity(self, perceptual: Perceptual) -> None:

@@ -49,6 +49,8 @@ def test_every_score_has_a_protocol_and_known_columns(found):
     assert {"kid@pixels", "memorization@pixels", "masked_diversity@edges"} <= set(found.scores)
     assert all(set(columns) <= set(SETS) for columns in found.scores.values())
     assert set(found.scores["kid@pixels"]) == {"generated", "copy-paste", "good twins"}
+    # What is good by construction, and what is copied, tell how to read the share of copies.
+    assert set(found.scores["memorization@pixels"]) == set(SETS)
     assert set(found.errors["kid@pixels"]) == set(found.scores["kid@pixels"])
 
 
