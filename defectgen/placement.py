@@ -26,8 +26,7 @@ from defectgen.networks.known import (
 from defectgen.pieces import draw_pieces, enlarged, kept_cells, pieces_of
 
 #: Places tried for each mask of a sample: few are like its own on a part in a fixed pose, and few
-#: keep a cut end at the border; where none is found, the sample repeats a training pair about where
-#: it was. While a branch learns fewer will do, at most so many.
+#: keep a cut end at the border. While a branch learns fewer will do, at most so many.
 PLACES, LEARNING_PLACES = 256, 64
 #: Probability of each move.
 MOVES = 0.9
@@ -38,10 +37,11 @@ NUDGES, NUDGE, TURN = 0.25, 0.05, 0.15
 #: Points per axis of the field that bends a defect, and the spread of its shifts: of the side.
 BENDS, BEND = 4, 0.02
 #: A place is like the mask's own if they differ by at most this share of the contrast of a scene;
-#: a pair whose places all differ by more than the second one leaves the sample to a nearer pair.
+#: a pair whose places all differ by more than the second one, as they are, leaves the sample to the
+#: nearest pair.
 LIKENESS, FAR = 0.2, 0.4
 #: Where none is, the places are compared in one light, and all are good enough that differ by at
-#: most so many times what the best one does; a nearer pair is one nearer by as much.
+#: most so many times what the best one does; a pair leaves a sample only to one nearer by as much.
 NEXT = 1.4
 #: A place is about the own one if moved and unmoved mask share more than this of the smaller one.
 HOME = 0.61
@@ -99,7 +99,7 @@ def draw_fields(count: int, side: int, source: torch.Generator) -> Tensor:
 
 
 def draw_nudges(policy: AugmentPolicy, count: int, side: int, source: torch.Generator) -> Tensor:
-    """Inverse maps (N, 3, 3) of small moves: what is left where no other place is like the own."""
+    """Inverse maps (N, 3, 3) of small moves: near the own place a mask nearly always fits."""
     drawn = torch.randn((count, 4), generator=source, device=source.device)
     size = torch.exp2(drawn[:, 0] * (NUDGE if policy.scale else 0.0))
     angle = drawn[:, 1] * (TURN if policy.rotate else 0.0)
@@ -151,7 +151,8 @@ def place_masks(
     """One mask for each sample: of a pair drawn by weight, at a place that looks like its own.
 
     Pieces of a defect may be left out. What the border cuts goes where a border cuts it again.
-    Where no place is like the own one, the best elsewhere is taken, in whatever light it lies.
+    Where no place is like the own one, the best in one light is taken, elsewhere if that is nearly
+    as good.
 
     Args:
         known: masks and scenes of the training pairs.
@@ -204,7 +205,7 @@ def place_masks(
 def _differences(here: Tensor, own: Tensor, there: Tensor, known: KnownDefects) -> Tensor:
     """How much a place differs from the mask's own one: (2, N), shares of a scene's contrast.
 
-    First as it is, then in the exposure that the defect will get there.
+    First as they are, then with their exposures made equal, each by half, up to a factor of GAIN.
 
     Args:
         here: (N, C, S, S), thumbnails of the scenes.
@@ -234,7 +235,7 @@ def _choice(
 
     Preferred are those of the pair drawn first, so that all appear as often as their weights say;
     then moves; of those like the own place the first that is not about it, for the best would be a
-    small move; if none is like it, the best in its light that is not about it.
+    small move; if none is like it, the best in one light, or one not about it and nearly as good.
 
     Args:
         score: difference from the own place.
@@ -244,24 +245,25 @@ def _choice(
         still: places where nothing moves.
         home: places that share much of the own one.
     """
-    score, lit = score.masked_fill(lost, torch.inf), lit.masked_fill(lost, torch.inf)
-    other = pairs != pairs[:, :1]
-    least = score.amin(1, keepdim=True)
-    own = score.masked_fill(other, torch.inf).amin(1, keepdim=True)
-    # Far from all of its places a pair leaves the sample to the nearest one.
-    away = own > (NEXT * least).clamp_min(FAR)
+    score, lit = (some.masked_fill(lost, torch.inf) for some in (score, lit))
+    own = score.masked_fill(pairs != pairs[:, :1], torch.inf).amin(1, keepdim=True)
+    away = own > (NEXT * score.amin(1, keepdim=True)).clamp_min(FAR)
     whose = torch.where(away, pairs.gather(1, score.argmin(1, keepdim=True)), pairs[:, :1])
-    lit = lit.masked_fill(pairs != whose, torch.inf)
-    far = torch.minimum(score, lit) > (NEXT * lit.amin(1, keepdim=True)).clamp_min(FAR)
-    rank = (still.long() + 1).masked_fill(far | lost | (pairs != whose), 3)
+    score, lit = (some.masked_fill(pairs != whose, torch.inf) for some in (score, lit))
+    like = score.amin(1, keepdim=True) <= LIKENESS
+    least = torch.where(like, 0.0, lit.amin(1, keepdim=True))
+    far = torch.where(like, score, torch.minimum(score, lit)) > (NEXT * least).clamp_min(FAR)
+    rank = still.long().masked_fill(far, 2)
     first = rank == rank.amin(1, keepdim=True)
-    best, next_ = (s.masked_fill(~first, torch.inf).amin(1, keepdim=True) for s in (score, lit))
+    best, least = (
+        some.masked_fill(~first, torch.inf).amin(1, keepdim=True) for some in (score, lit)
+    )
     like = best <= LIKENESS
-    good = first & torch.where(like, score <= LIKENESS, lit <= NEXT * next_)
-    drawn = torch.arange(score.shape[1], device=score.device)
-    order = torch.where(like, drawn, lit)
-    order = home + order / (1 + order)
-    return order.masked_fill(~good, torch.inf).argmin(1)
+    good = first & torch.where(like, score <= LIKENESS, lit <= NEXT * least)
+    order = torch.where(like, torch.arange(score.shape[1], device=score.device), lit)
+    # Below 1, in the same order: what is about the own place comes last.
+    last = home + order / (1 + order)
+    return last.masked_fill(~good, torch.inf).argmin(1)
 
 
 class _Tries(NamedTuple):

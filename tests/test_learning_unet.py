@@ -329,3 +329,16 @@ def test_run_learns_toy_squares_and_reports_them(pipe):
     assert found["arms"]["real"] != found["arms"]["generated"]
     # Real pairs as their own second source: every arm has the same weights and draws.
     assert found["arms"]["real + copy-paste"] == found["arms"]["real"]
+
+
+def test_convolutions_are_those_of_torch():
+    layer = unet._Conv(8, 16, 3, padding=1, bias=False)
+    x = torch.rand(2, 8, 9, 10, generator=random(0))
+    x = x.contiguous(memory_format=torch.channels_last).requires_grad_(True)
+    found, wanted = layer(x), torch.nn.functional.conv2d(x, layer.weight, padding=1)
+    torch.testing.assert_close(found, wanted)
+    inputs = x, layer.weight
+    torch.testing.assert_close(
+        torch.autograd.grad(found.square().sum(), inputs),
+        torch.autograd.grad(wanted.square().sum(), inputs),
+    )

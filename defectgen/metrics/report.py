@@ -31,8 +31,8 @@ PROTOCOLS = {
     "coverage": "share of real balls that hold an image; falls with fewer images",
     "memorization": "share of images at most as far from a training image as the 5th percentile of "
     "distances from real images, these and the training's, to their nearest other one; unseen "
-    "photos have about 2 N / n^2 of N training and n real images in all, while n is at most 21; good "
-    "twins hold no copied defect, so what they have is no sign of copying",
+    "photos have about 2 N / n^2 of N training and n real images in all, while n is at most 21; "
+    "good twins hold no copied defect, so what they have is no sign of copying",
     "ic_lpips": "mean perceptual distance within clusters around the training images, corrected "
     "form: up to 200 a cluster, clusters of at least two",
     "masked_diversity": "mean perceptual distance of pairs inside the union of their masks",

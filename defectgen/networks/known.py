@@ -14,8 +14,9 @@ PLANES = 2
 RING = 3
 #: An example becomes at most so many times as bright, or as dark.
 GAIN = 2.0
-#: What a defect differs by from what is there without it becomes at most so many times as much, or
-#: little; of a scene the mean of what lies nearer than a side through the second number is there.
+#: What a defect differs by from what is there without it is drawn to be at most so many times as
+#: much, or little; of a scene the mean of what lies nearer than a side through the second number is
+#: there.
 CONTRAST, MIDDLE = 1.5, 32
 #: Where it differs by less than so much, on average over the mask (white and black differ by 2), it
 #: is made stronger, but not more than so many times: nobody learns from what cannot be seen.
@@ -101,7 +102,8 @@ def adapted(
         masks: bool (N, 1, R, R), moved alike.
         scenes: (N, C, R, R), what is there without the defect; None leaves the exposure.
         contrast: (N,), factors of what differs from the scene, blurred a little, or, without one,
-            from the mean of the surroundings, larger where that can hardly be seen; None leaves it.
+            from the mean of the surroundings, raised where that is below VISIBLE, up to STRONGER;
+            only None leaves it.
 
     Returns:
         (N, C, R, R); images whose mask leaves no surroundings as they are.

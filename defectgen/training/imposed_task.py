@@ -127,8 +127,13 @@ class ImposedTask(DefectTask):
         source = self.state.generator
         levels = torch.randint(LEVELS, (len(index),), generator=source, device=source.device)
         contrast, scene = draw_contrast(len(index), source), self._scene(own)
-        contrast[:half] = 1.0
-        shown = adapted(images, masks, scene, contrast)
+        parts = (slice(half), None), (slice(half, None), contrast[half:])
+        shown = torch.cat(
+            [
+                adapted(images[part], masks[part], None if scene is None else scene[part], factor)
+                for part, factor in parts
+            ]
+        )
         images = torch.cat([images[:half], shown[half:]])
         fake = self._draw(own, defects, masks, coarser(shown, masks, levels))
         whole = losses.pyramid_l1(fake[:half], images[:half])

@@ -218,3 +218,17 @@ def test_contrast_stays_in_range_and_is_even_in_its_logarithm():
     assert float(drawn.abs().max()) <= 1
     assert float(drawn.mean()) == pytest.approx(0, abs=0.05)
     assert float(drawn.std()) == pytest.approx(3**-0.5, abs=0.02)  # of a uniform one on -1 to 1
+
+
+def test_what_can_hardly_be_seen_is_told_of_each_sample_in_the_light_of_its_place():
+    masks = torch.cat([square(10, 20), square(4, 24)])
+    scene = torch.full((2, 3, SIDE, SIDE), -0.2)
+    image = torch.where(masks, torch.tensor([0.12, 0.6]).view(2, 1, 1, 1), 0.0).repeat(1, 3, 1, 1)
+    contrast = torch.tensor([1.0, 1.0])
+    shown = adapted(image, masks, scene, contrast)
+    for k in range(2):
+        alone = adapted(image[k : k + 1], masks[k : k + 1], scene[k : k + 1], contrast[k : k + 1])
+        torch.testing.assert_close(shown[k : k + 1], alone)
+    # 0.12 in the light of the place is 0.096, which can hardly be seen; the strong one stays.
+    assert float(shown[0, 0, 15, 15]) == pytest.approx(-0.2 + VISIBLE, abs=1e-4)
+    assert float(shown[1, 0, 15, 15]) == pytest.approx(-0.2 + 0.6 * 0.8, abs=1e-4)

@@ -16,6 +16,7 @@ from defectgen.config import DefectConfig, defect_config, defect_training
 from defectgen.networks.defect import DefectBranch, receptive_radius
 from defectgen.rng import generator, no_noise, sample_seeds
 from defectgen.sampling import draw_defects
+from defectgen.training import imposed_task
 from defectgen.training.defect_start import continued, new_networks
 from defectgen.training.imposed_task import ImposedTask
 from defectgen.training.phases import Batch
@@ -166,6 +167,18 @@ def test_half_of_the_pairs_are_moved_and_half_are_as_they_are(begin, defects, mo
     kept = [(told[2] == masks).all((1, 2, 3)).tolist() for told in drawn]
     assert all(row[:2] == [True, True] for row in kept)
     assert not all(alike for row in kept for alike in row[2:])
+
+
+def test_what_is_shown_as_it_is_is_not_made_stronger(begin, defects, monkeypatch):
+    """Its target is the photo: a faint defect made stronger would teach to weaken what is told."""
+    images, masks = defects(4)
+    task, asked, adapted = begin(images, masks), [], imposed_task.adapted
+    monkeypatch.setattr(imposed_task, "adapted", lambda *told: asked.append(told) or adapted(*told))
+    task.phases()[0].loss(Batch(task.images, torch.arange(4), masks))
+    assert [len(told[0]) for told in asked] == [2, 2]
+    assert asked[0][3] is None
+    assert torch.equal(asked[0][0], task.images[:2])
+    assert len(asked[1][3]) == 2
 
 
 def test_the_first_step_of_strength_leads_downhill(begin, defects):
