@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from benchmarks.learning_bootstrap import DRAWS, LEVEL, interval
 from defectgen.augment.pipe import AugmentPipe
-from defectgen.memory import kept_memory
 from defectgen.ops.convolution import conv2d
 
 #: What each arm learns defects from. All arms see the same good images besides.
@@ -302,9 +301,8 @@ def run(
     arms: dict[str, list[Tensor]] = {name: [] for name in ARMS}
     for seed in range(seeds):
         for name, used in ARMS.items():
-            with kept_memory():
-                network = train([sources[source] for source in used], goods, pipe, seed, steps)
-                arms[name].append(scores(network, images))
+            network = train([sources[source] for source in used], goods, pipe, seed, steps)
+            arms[name].append(scores(network, images))
             took, before = time.perf_counter() - before, time.perf_counter()
             log(f"{name}, seed {seed}: AP {pixel_ap(arms[name][-1], masks):.3f}, {took:.0f} s")
     found, draws = compare(arms, masks, len(test.images))

@@ -74,7 +74,7 @@ inline void multiply(const float* a, int64_t a_row, int64_t a_step, const float*
 // taps_of(input channel, output channel, taps) gives nine. One unit are kStrip input channels.
 template <typename Taps>
 inline void transpose_weights(int64_t in, int64_t out, float* weights, int64_t begin, int64_t end,
-                         Taps taps_of) {
+                              Taps taps_of) {
   float strip[9][kWide][kStrip];
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t first = unit * kStrip, ins = std::min<int64_t>(kStrip, in - first);

@@ -97,7 +97,7 @@ inline void transform_output(const float* from, int64_t plane, int64_t channels,
 
 // G d G^T of the gradient of a tile, whose 2x2 pixels are the filter when weights are sought.
 inline void transform_filter(const float* const* from, int64_t channels, float* to,
-                               int64_t plane) {
+                             int64_t plane) {
   each_channel(channels, [&](auto get, auto put, int64_t c) {
     const auto a = get(from[0] + c), b = get(from[1] + c);
     const auto d = get(from[2] + c), e = get(from[3] + c);
@@ -115,7 +115,8 @@ inline void transform_filter(const float* const* from, int64_t channels, float* 
 }
 
 // The taps of kStrip input channels and kWide output channels, the latter side by side.
-void transposed_taps(const Winograd& f, int64_t panel, int64_t first, float taps[9][kStrip][kWide]) {
+void transposed_taps(const Winograd& f, int64_t panel, int64_t first,
+                     float taps[9][kStrip][kWide]) {
   const int64_t ins = std::min<int64_t>(kStrip, f.in - first);
   const int64_t outs = std::min<int64_t>(kWide, f.out - panel * kWide);
   std::memset(taps, 0, sizeof(float) * 9 * kStrip * kWide);
