@@ -19,7 +19,6 @@ from defectgen.errors import ConfigError, DefectGenError, NotFittedError, Weight
 from defectgen.estimator import resolve_device
 from defectgen.files import safe_join
 from defectgen.hub import (
-    BACKBONE_FOLDER,
     HubOptions,
     HubSource,
     Resolved,
@@ -31,6 +30,7 @@ from defectgen.placement import moves_from
 from defectgen.training.backbone_task import new_discriminator
 from defectgen.training.defect_start import new_matching
 from defectgen.weights import (
+    BACKBONE_FOLDER,
     build_strict,
     entries_of,
     load_folder,
@@ -229,4 +229,10 @@ def _places(found: Resolved, source: str) -> list[Path]:
     # An experiment that was moved or copied as a whole; the digest tells which is the right one.
     moved = found.folder.resolve().parent / path.name
     there = [place for place in (path, moved) if place.is_dir()]
-    return there or [path]
+    if not there:
+        raise WeightsError(
+            f"backbone: the branch in {str(found.folder)!r} needs the backbone at {str(path)!r} "
+            "or beside it under the same name; got neither; put it back, or save with "
+            "include_backbone=True"
+        )
+    return there

@@ -175,7 +175,7 @@ def _add_sample(commands: Any) -> None:
         help="folders images, masks, normals (default), or those of MVTec AD",
     )
     parser.add_argument(
-        "--defect", default="defect", metavar="NAME", help="type of defect in mvtec's folders"
+        "--defect", metavar="NAME", help="type of defect in mvtec's folders (default: defect)"
     )
     parser.add_argument("--device", help="torch device (default: a GPU if there is one)")
 

@@ -27,6 +27,7 @@ from defectgen.estimator import (
     Parameters,
     as_folder,
     check_budget,
+    check_manner,
     given_seed,
     load_resumed,
     resolve_device,
@@ -170,13 +171,15 @@ class Backbone(StoredBackbone, Parameters, nn.Module):
 
     def _check_parameters(self) -> None:
         check_budget(self.preset, self.kimg, self.batch_size, self.precision)
+        check_manner(self.seed, self.device, self.verbose)
         check_channels(self.channels)
         if self.resolution is not None:
             check_resolution(self.resolution)
-        if isinstance(self.augment, str) and self.augment not in ("auto", *POLICIES):
+        augment = self.augment
+        if not isinstance(augment, AugmentPolicy) and augment not in ("auto", *POLICIES):
             raise ConfigError(
                 f"augment: auto, {', '.join(POLICIES)} or an AugmentPolicy; "
-                f"got {self.augment!r}; choose one of these."
+                f"got {augment!r}; choose one of these."
             )
 
     # -- use ---------------------------------------------------------------------------------------

@@ -37,8 +37,12 @@ class StoredBackbone:
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write ``config.json`` and ``model.safetensors``, whole or not at all.
 
+        Args:
+            folder: created, or replaced if it holds weights of ours and nothing else.
+
         Raises:
             NotFittedError: before ``fit``.
+            ConfigError: for a folder with anything else.
             WeightsError: if a weight is not finite.
         """
         backbone = cast("Backbone", self)

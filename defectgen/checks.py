@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import numbers
+import os
 from collections.abc import Collection
+from pathlib import Path
 
 from defectgen.errors import ConfigError
 
@@ -76,6 +78,20 @@ def check_choice(name: str, value: object, choices: Collection[object]) -> None:
     if not any(type(value) is type(choice) and value == choice for choice in choices):
         listed = ", ".join(repr(choice) for choice in choices)
         raise ConfigError(f"{name}: must be one of {listed}; got {value!r}; pass one of them")
+
+
+def check_path(name: str, value: object) -> Path:
+    """The path that a text or path names.
+
+    Raises:
+        ConfigError: the value is neither.
+    """
+    if not isinstance(value, (str, os.PathLike)):
+        raise ConfigError(
+            f"{name}: must be a text or a path; got {value!r} of type {type(value).__name__}; "
+            "pass the name of a folder"
+        )
+    return Path(value)
 
 
 def check_resolution(value: object, name: str = "resolution") -> None:

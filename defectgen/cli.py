@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,14 +12,14 @@ from typing import TYPE_CHECKING
 from defectgen.arguments import command_line, run_folder
 from defectgen.console import messages_on_stderr
 from defectgen.errors import ConfigError, DefectGenError
-from defectgen.files import run_beside
+from defectgen.files import FOLDER_MARK, RESUME_NAME, check_replaceable, check_writable, run_beside
 
 if TYPE_CHECKING:
     from defectgen.synthesizer import DefectSynthesizer
 
 # The commands import what is heavy themselves, so that --help answers at once.
 
-OK, FAILED, INTERRUPTED = 0, 1, 130
+OK, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,14 +29,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments without the name of the program; None takes those of the process.
 
     Returns:
-        0 on success, 1 on an error of data, weights or disk (one sentence on stderr), 130 on
-        Ctrl-C. Wrong arguments leave with `SystemExit(2)`, as argparse does.
+        0 on success, 1 on an error of data, weights or disk, 2 on wrong arguments (one sentence on
+        stderr), 130 on Ctrl-C. What argparse finds wrong leaves with `SystemExit(2)`.
     """
     arguments = command_line().parse_args(argv)
     command = COMMANDS[arguments.command]
     with messages_on_stderr():
         try:
             command(arguments)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # Whoever read the output has enough; nor shall the interpreter flush the rest at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return FAILED
+        except ConfigError as error:
+            return _fail(f"defectgen: {error}", WRONG)
         except (DefectGenError, OSError) as error:
             return _fail(f"defectgen: {error}", FAILED)
         except KeyboardInterrupt:
@@ -49,8 +57,6 @@ def _fail(sentence: str, code: int) -> int:
 
 
 def _how_to_go_on(arguments: argparse.Namespace) -> str:
-    from defectgen.training.callbacks import RESUME_NAME
-
     if arguments.command in ("train-backbone", "fit"):
         run_dir = run_folder(arguments)
         if (run_dir / RESUME_NAME).is_file():
@@ -59,6 +65,8 @@ def _how_to_go_on(arguments: argparse.Namespace) -> str:
         runs = run_beside(arguments.out)
         if any(runs.glob(f"*/{RESUME_NAME}")):
             return f"{runs} holds the run; give the same command again to go on."
+    if arguments.command == "sample" and Path(arguments.out).is_dir():
+        return f"{arguments.out} holds a set that is not complete; remove it before you start anew."
     if arguments.command == "zoo" and arguments.action == "publish":
         return "the list is as it was; give the same command again."
     if arguments.command == "zoo":
@@ -141,16 +149,13 @@ def _starting_point(arguments: argparse.Namespace) -> DefectSynthesizer:
 
 def _check_run(arguments: argparse.Namespace) -> None:
     """Find out before hours of training what would spoil its result."""
-    from defectgen.training.callbacks import RESUME_NAME
+    from defectgen.weights import foreign_content
 
     out, run_dir = Path(arguments.out), run_folder(arguments)
-    config, resume = out / "config.json", run_dir / RESUME_NAME
+    check_replaceable(out, foreign_content, "--out")
+    check_writable(out, "--out", folder=True)
+    config, resume = out / FOLDER_MARK, run_dir / RESUME_NAME
     saved = config.is_file()
-    if out.exists() and not saved and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(
-            f"--out: a new or empty folder, or one with weights to replace; got {out}; choose "
-            "another name"
-        )
     if arguments.resume or not resume.is_file():
         return
     # Weights older than the run are those of an earlier one.
@@ -169,8 +174,13 @@ def _sample(arguments: argparse.Namespace) -> None:
     from defectgen.rng import fresh_seed
     from defectgen.synthesizer import DefectSynthesizer
     from defectgen.weights import tensor_digest
-    from defectgen.writer import write_samples
+    from defectgen.writer import DEFECT, write_samples
 
+    if arguments.defect is not None and arguments.format != "mvtec":
+        raise ConfigError(
+            f"--defect: belongs to --format mvtec; got {arguments.defect!r} with --format "
+            f"{arguments.format}; leave it out, or add --format mvtec"
+        )
     synth = DefectSynthesizer.from_pretrained(
         arguments.model, revision=arguments.revision, device=arguments.device
     )
@@ -197,7 +207,7 @@ def _sample(arguments: argparse.Namespace) -> None:
         arguments.out,
         metadata=metadata,
         layout=arguments.format,
-        defect=arguments.defect,
+        defect=arguments.defect or DEFECT,
     )
     print(f"{count} samples from seed {seed}: {arguments.out}")
 
@@ -212,6 +222,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         arguments.model, revision=arguments.revision, device=arguments.device
     )
     synth.set_params(precision=arguments.precision)
+    if arguments.json is not None:
+        check_writable(arguments.json, "--json", folder=False)
     found = synth.evaluate(
         arguments.real_imgs,
         arguments.real_masks,
@@ -219,10 +231,10 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         n=arguments.n,
         seed=arguments.seed,
     )
+    print(found.table(), flush=True)
     if arguments.json is not None:
         with atomic_file(Path(arguments.json)) as temporary:
             temporary.write_text(json.dumps(found.to_dict(), indent=1) + "\n", encoding="utf-8")
-    print(found.table())
 
 
 def _info(arguments: argparse.Namespace) -> None:

@@ -94,9 +94,10 @@ def require_usable(reports: Sequence[DataReport]) -> None:
     bad = [report for report in reports if not report.ok]
     if bad:
         count = sum(len(report.errors) for report in bad)
+        errors = f"{count} error{'s' * (count > 1)}"
         where = ", ".join(report.folder for report in bad)
         raise ImageError(
-            f"path: all files must be usable; got {count} errors in {where}; repair what is listed"
+            f"path: all files must be usable; got {errors} in {where}; repair what is listed"
         )
 
 

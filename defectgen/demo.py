@@ -21,12 +21,11 @@ from defectgen.demo_report import REPORT_NAME, SHEET_NAME, TITLE, DemoResult, re
 from defectgen.demo_speed import measure_speed
 from defectgen.errors import ConfigError
 from defectgen.estimator import FEWEST_KIMG
-from defectgen.files import run_beside
+from defectgen.files import RESUME_NAME, run_beside
 from defectgen.networks.defect import receptive_radius
 from defectgen.scores import score_table
 from defectgen.sheet import SheetRow, contact_sheet
 from defectgen.synthesizer import DefectSynthesizer
-from defectgen.training.callbacks import RESUME_NAME
 from defectgen.weights import tensor_digest
 from defectgen.writer import METADATA_NAME, write_samples
 

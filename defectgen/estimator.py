@@ -12,19 +12,22 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from defectgen.checks import check_range
+from defectgen.checks import check_choice, check_path, check_range
 from defectgen.config import check_preset
 from defectgen.errors import ConfigError, WeightsError
+from defectgen.files import RESUME_NAME, check_writable
 from defectgen.memory import kept_memory
 from defectgen.messages import say
 from defectgen.networks.precision import check_precision, resolve_precision
 from defectgen.rng import SEED_LIMIT, fresh_seed
 from defectgen.training.callbacks import (
-    RESUME_NAME,
+    BOARD_NAME,
+    PREVIOUS_NAME,
     MaskMonitor,
     Progress,
     RunFolder,
     TensorBoard,
+    put_aside,
     tensorboard_available,
 )
 from defectgen.training.loop import Callback, run
@@ -37,7 +40,6 @@ _E = TypeVar("_E", bound="Parameters")
 #: Records of the history per run, at least; a tick is never shorter than one batch, nor longer than
 #: this many images: what an interrupt loses has to be minutes, also in a run of days.
 TICKS, LONGEST_TICK = 100, 1000
-PREVIOUS_NAME = "resume.previous.pt"
 #: The smallest budget, thousands of images.
 FEWEST_KIMG = 0.001
 
@@ -80,6 +82,14 @@ def check_budget(
         check_range("kimg", kimg, low=FEWEST_KIMG)
     if batch_size is not None:
         check_range("batch_size", batch_size, low=1, integer=True)
+
+
+def check_manner(seed: int | None, device: str | torch.device | None, verbose: int) -> None:
+    """Raise ConfigError for a seed, device or verbosity outside its rule."""
+    if seed is not None:
+        given_seed(seed)
+    resolve_device(device)
+    check_choice("verbose", int(verbose) if isinstance(verbose, bool) else verbose, (0, 1, 2))
 
 
 def resolve_device(device: str | torch.device | None) -> torch.device:
@@ -145,9 +155,9 @@ class Run:
         if resumed is not None:
             self._check_identity(resumed)
             state.load_state_dict(resumed["state"])
-        elif self.run_dir is not None and (self.run_dir / RESUME_NAME).exists():
-            # A run that was not resumed is put aside, not lost.
-            os.replace(self.run_dir / RESUME_NAME, self.run_dir / PREVIOUS_NAME)
+        elif self.run_dir is not None and put_aside(self.run_dir):
+            place = self.run_dir / PREVIOUS_NAME
+            say(f"run_dir: the run that was there now lies in {place}", self.verbose)
         callbacks: list[Callback] = [
             Progress(state.config.kimg, self.title, self.verbose),
             MaskMonitor(),
@@ -155,7 +165,7 @@ class Run:
         if self.run_dir is not None:
             callbacks.append(RunFolder(self.run_dir, self._save, self.draw))
             if tensorboard_available():
-                callbacks.append(TensorBoard(self.run_dir / "tensorboard"))
+                callbacks.append(TensorBoard(self.run_dir / BOARD_NAME))
         total = round(state.config.kimg * 1000)
         tick = max(state.config.batch_size, min(total // TICKS, LONGEST_TICK))
         with kept_memory():
@@ -232,5 +242,14 @@ def given_seed(seed: int | None) -> int:
 
 
 def as_folder(run_dir: str | os.PathLike[str] | None) -> Path | None:
-    """``run_dir`` as a path."""
-    return None if run_dir is None else Path(run_dir)
+    """``run_dir`` as a path.
+
+    Raises:
+        ConfigError: if it is none, or cannot be written to.
+    """
+    if run_dir is None:
+        return None
+    folder = check_path("run_dir", run_dir)
+    inside = folder / RESUME_NAME if folder.is_dir() else folder
+    check_writable(inside, "run_dir", folder=inside is folder)
+    return folder

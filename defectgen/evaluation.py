@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar, cast
 
@@ -15,7 +16,7 @@ from defectgen.batch import DefectBatch
 from defectgen.checks import check_range
 from defectgen.data.images import ImageSet, load_pairs
 from defectgen.data.sources import ImageSource
-from defectgen.errors import ConfigError
+from defectgen.errors import ConfigError, DataWarning
 from defectgen.messages import say
 from defectgen.metrics.change import agreement, drift
 from defectgen.metrics.distances import density_coverage, kid, memorization
@@ -85,6 +86,7 @@ class Evaluated:
         size = side, _ = shape.resolution, shape.channels
         real = _Pairs(real_imgs, real_masks, *size)
         known = None if training is None else _Pairs(*training, *size)
+        _warn_of_mixtures(synth.config_["data"]["digest"], real, known)
         images, masks, normals = DefectBatch.concat(list(batches)).triplets()
         drawn = {"generated": (images.float(), masks, normals.float())}
         if known is not None:
@@ -153,6 +155,21 @@ class _Pairs:
         pairs = load_pairs(images, masks, resolution=resolution, channels=channels)
         self.bytes, self.digest = pairs.images, pairs.digest
         self.images, self.masks = pairs.images.float() / 255, pairs.masks.bool()
+
+
+def _warn_of_mixtures(digest: str, real: _Pairs, known: _Pairs | None) -> None:
+    """Say when what is taken for unseen was trained on, or what for trained on was not."""
+    seen = (
+        "real_imgs: defects that were not trained on; got the pairs of the fit, so the scores say "
+        "how well these were learned, not whether samples are of use; pass others"
+    )
+    other = (
+        "training: the pairs of the fit; got others, so memorization and copy-paste are of those; "
+        "pass what fit got"
+    )
+    mixed = known is not None and known.digest != digest
+    for text in [seen] * (real.digest == digest) + [other] * mixed:
+        warnings.warn(text, DataWarning, stacklevel=3)
 
 
 def _settings(synth: DefectSynthesizer, real: _Pairs, known: _Pairs | None) -> dict[str, object]:

@@ -10,14 +10,16 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from defectgen.errors import ConfigError
 
-# A folder that holds this file was written by the library, so that it may be replaced.
+# Every folder that the library writes and replaces holds this file.
 FOLDER_MARK = "config.json"
+#: State of a training, in its run folder.
+RESUME_NAME = "resume.pt"
 
 
 def run_beside(out: str | os.PathLike[str]) -> Path:
@@ -58,8 +60,15 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     _flush(target.parent)
 
 
+def unmarked(folder: Path) -> list[str]:
+    """All entries of a folder without `config.json`; none of one that has it."""
+    return [] if (folder / FOLDER_MARK).is_file() else sorted(os.listdir(folder))
+
+
 @contextmanager
-def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_folder(
+    path: str | os.PathLike[str], foreign: Callable[[Path], list[str]] = unmarked
+) -> Iterator[Path]:
     """Give a temporary folder to fill, and rename it to `path` when the block ends well.
 
     An older folder at `path` is renamed away first and removed last, so that one complete folder
@@ -67,17 +76,17 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Args:
         path: The folder to be written or replaced. A link is followed.
+        foreign: Names in an older folder what the library did not write there.
 
     Yields:
         An existing empty folder beside `path`.
 
     Raises:
-        ConfigError: `path` is a file, or a folder with content but without `config.json`, which
-            the library cannot have written.
+        ConfigError: `path` is a file, or a folder with foreign content.
         OSError: the file system refuses.
     """
     target = Path(path).resolve()
-    _check_replaceable(target)
+    check_replaceable(target, foreign)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = _sibling(target, "tmp")
     temporary.mkdir()
@@ -87,11 +96,74 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
             _flush(entry)
         _flush(temporary)
         # Again: the block may have taken hours, and somebody may have put files there meanwhile.
-        _check_replaceable(target)
+        check_replaceable(target, foreign)
         _swap(temporary, target)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def check_replaceable(
+    path: str | os.PathLike[str],
+    foreign: Callable[[Path], list[str]] = unmarked,
+    name: str = "path",
+) -> None:
+    """Refuse a folder whose replacement would lose what the library did not write.
+
+    Args:
+        path: as for `atomic_folder`, like `foreign`.
+        foreign: likewise.
+        name: The argument it came from.
+
+    Raises:
+        ConfigError: as `atomic_folder` does.
+    """
+    target = Path(path).resolve()
+    if target == target.parent:
+        raise ConfigError(f"{name}: must name a folder; got {str(target)!r}; add a name")
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise ConfigError(
+            f"{name}: must name a folder; got the file {str(target)!r}; choose another name"
+        )
+    if names := foreign(target):
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        raise ConfigError(
+            f"{name}: a folder is replaced only if all in it was written by this library; got "
+            f"{str(target)!r} with {', '.join(names[:3])}{more}; choose an empty or a new folder"
+        )
+
+
+def check_writable(path: str | os.PathLike[str], name: str, *, folder: bool) -> None:
+    """Find out whether a file or folder can be made at `path`, by making one beside it.
+
+    Missing parent folders are made, and stay.
+
+    Args:
+        path: What shall be written later.
+        name: The argument it came from.
+        folder: Whether it shall be a folder.
+
+    Raises:
+        ConfigError: it cannot, or the other of the two is there.
+    """
+    target = Path(path).resolve()
+    if target.exists() and target.is_dir() != folder:
+        wanted, found = ("folder", "file") if folder else ("file", "folder")
+        raise ConfigError(
+            f"{name}: must name a {wanted}; got the {found} {str(path)!r}; choose another name"
+        )
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        probe = _sibling(target, "tmp")
+        probe.mkdir()
+        probe.rmdir()
+    except OSError as error:
+        raise ConfigError(
+            f"{name}: must be a place that can be written to; got {str(path)!r} "
+            f"({error.strerror}: {error.filename}); choose another"
+        ) from error
 
 
 def safe_join(root: str | os.PathLike[str], relative: str) -> Path:
@@ -167,22 +239,6 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
 def _sibling(target: Path, ending: str) -> Path:
     # Hidden, so that no folder listing of ours takes an abandoned one for content.
     return target.with_name(f".{target.name}.{secrets.token_hex(4)}.{ending}")
-
-
-def _check_replaceable(target: Path) -> None:
-    if target == target.parent:
-        raise ConfigError(f"path: must name a folder; got {str(target)!r}; add a name")
-    if not target.exists():
-        return
-    if not target.is_dir():
-        raise ConfigError(
-            f"path: must name a folder; got the file {str(target)!r}; choose another name"
-        )
-    if not (target / FOLDER_MARK).is_file() and any(target.iterdir()):
-        raise ConfigError(
-            f"path: a folder with content is replaced only if it holds {FOLDER_MARK}; got "
-            f"{str(target)!r} without it; choose an empty or a new folder"
-        )
 
 
 def _swap(temporary: Path, target: Path) -> None:

@@ -21,6 +21,7 @@ from defectgen.estimator import (
     Parameters,
     as_folder,
     check_budget,
+    check_manner,
     given_seed,
     load_resumed,
     resolve_device,
@@ -107,6 +108,7 @@ class DefectSynthesizer(Evaluated, StoredSynthesizer, Parameters):
             TrainingError: if training diverged; the last good state is kept.
         """
         check_budget(self.preset, self.kimg, self.batch_size, self.precision)
+        check_manner(self.seed, self.device, self.verbose)
         if self.first_resolution is not None:
             check_range("first_resolution", self.first_resolution, low=8, integer=True)
         run_dir = as_folder(self.run_dir)
@@ -170,6 +172,11 @@ class DefectSynthesizer(Evaluated, StoredSynthesizer, Parameters):
     def _resolve_backbone(self) -> Backbone:
         if isinstance(self.backbone, Backbone):
             return self.backbone
+        if not isinstance(self.backbone, (str, os.PathLike)):
+            raise ConfigError(
+                "backbone: a Backbone, or the name of its folder or repository; got an object of "
+                f"type {type(self.backbone).__name__}; pass one of these."
+            )
         return Backbone.from_pretrained(self.backbone, device=self.device)
 
     # -- use ---------------------------------------------------------------------------------------
@@ -244,6 +251,10 @@ class DefectSynthesizer(Evaluated, StoredSynthesizer, Parameters):
         if seed is not None and generator is not None:
             raise ConfigError("seed, generator: at most one of them; got both; leave one out.")
         if generator is not None:
+            if not isinstance(generator, torch.Generator):
+                raise ConfigError(
+                    f"generator: a torch.Generator; got {generator!r}; pass a number as seed."
+                )
             drawn = torch.randint(2**31, (), generator=generator, device=generator.device)
             seed = int(drawn)
         seeds = sample_seeds(n, given_seed(seed))

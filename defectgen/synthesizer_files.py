@@ -36,12 +36,13 @@ class StoredSynthesizer:
         """Write the defect branch, and the backbone or where to find it, whole or not at all.
 
         Args:
-            folder: created, or replaced if it holds weights of ours.
+            folder: created, or replaced if it holds weights of ours and nothing else.
             include_backbone: None: unless it came unchanged from a folder or a repository.
 
         Raises:
             NotFittedError: before ``fit``.
-            ConfigError: for ``include_backbone=False`` and a backbone that cannot be named.
+            ConfigError: for a folder with anything else, or ``include_backbone=False`` and a
+                backbone that cannot be named.
         """
         save_synthesizer(cast("DefectSynthesizer", self), folder, include_backbone)
 

@@ -37,7 +37,7 @@ class SyntheticDefects(Dataset[dict[str, Any]]):
 
     Raises:
         NotFittedError: the synthesizer has not learned yet.
-        ConfigError: a number is out of bounds.
+        ConfigError: a number is out of bounds, or ``synth`` is something else.
     """
 
     def __init__(
@@ -49,6 +49,11 @@ class SyntheticDefects(Dataset[dict[str, Any]]):
         label: int | str = 1,
         truncation_psi: float = 1.0,
     ) -> None:
+        if not hasattr(synth, "iter_samples"):
+            raise ConfigError(
+                f"synth: a fitted DefectSynthesizer; got an object of type {type(synth).__name__}; "
+                "fit one, or read one from its folder"
+            )
         check_range("n", n, low=1, integer=True)
         check_range("seed", seed, low=0, integer=True)
         synth.iter_samples(0, truncation_psi=truncation_psi)  # checks what each item will need

@@ -32,6 +32,9 @@ LAYOUTS: dict[str, dict[str, tuple[str, str]]] = {
     },
 }
 
+#: Type of defect where nobody names one.
+DEFECT = "defect"
+
 _OWN_KEYS = ("image", "mask", "normal", "seed", "label", "mask_area", "library_version")
 
 
@@ -41,7 +44,7 @@ def write_samples(
     *,
     metadata: Mapping[str, Any],
     layout: str = "plain",
-    defect: str = "defect",
+    defect: str = DEFECT,
 ) -> int:
     """Write samples as they come, so that a million never sit in memory.
 

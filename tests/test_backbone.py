@@ -476,12 +476,52 @@ def test_preset_trains(product, tiny):
     assert {"r1/D", "path/length"} <= set().union(*backbone.history_)
 
 
-def test_a_run_that_is_not_resumed_is_put_aside(tmp_path, product, tiny):
-    first = Backbone(32, augment="safe", run_dir=tmp_path, **SHORT)
+def test_a_run_that_is_not_resumed_is_put_aside_whole(tmp_path, product, tiny, capsys):
+    def content(folder):
+        return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+    first = Backbone(32, augment="safe", run_dir=tmp_path, **{**SHORT, "verbose": 1})
     first.fit(product(8))
-    before = (tmp_path / "resume.pt").read_bytes()
-    first.fit(product(8))
-    assert (tmp_path / "resume.previous.pt").read_bytes() == before
+    (tmp_path / "sheet_00009.00kimg.png").write_bytes(b"of the first run")
+    (tmp_path / "notes.txt").write_text("mine")
+    before = content(tmp_path)
+    capsys.readouterr()
+    for _ in range(2):
+        first.fit(product(8))
+        assert "now lies in" in capsys.readouterr().err
+        assert not list(tmp_path.glob("sheet_00009*"))
+        assert (tmp_path / "notes.txt").read_text() == "mine"
+        aside = content(tmp_path / "previous.run")
+        assert {"resume.pt", "history.jsonl"} <= set(aside)
+        if before:
+            assert aside == {k: v for k, v in before.items() if k != "notes.txt"}
+        else:
+            assert "sheet_00009.00kimg.png" not in aside
+        before = {}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"augment": 3}, "^augment: "),
+        ({"augment": ["safe"]}, "^augment: "),
+        ({"seed": -1}, "^seed: "),
+        ({"device": "gpu"}, "^device: "),
+        ({"verbose": "loud"}, "^verbose: "),
+        ({"run_dir": 3}, "^run_dir: must be a text or a path; got 3 of type int"),
+        ({"run_dir": "/dev/null"}, "^run_dir: "),
+        ({"run_dir": "/dev/null/x"}, "^run_dir: "),
+    ],
+)
+def test_what_is_wrong_is_said_before_a_photo_is_read(given, words):
+    with pytest.raises(ConfigError, match=words):
+        Backbone(32, **given).fit("nowhere")
+
+
+def test_the_name_of_weights_is_a_text_or_a_path():
+    for name in (3, None):
+        with pytest.raises(ConfigError, match="^name: must be a text or a path"):
+            Backbone.from_pretrained(name)
 
 
 def test_a_config_without_its_entries_is_refused_in_one_sentence(tmp_path, fitted_backbone):

@@ -96,22 +96,34 @@ def test_warm_start_on_another_backbone_is_refused(photos, models, tmp_path, cap
     good = ("train-backbone", photos / "good", "--out", other, "--resolution", 32, "--seed", 9)
     assert run(*good, "--augment", "none", *TINY) == 0
     fit = ("fit", other, photos / "scratch", photos / "masks", "--out", tmp_path / "x")
-    assert run(*fit, "--warm-start", models / "scratch", *TINY) == 1
+    assert run(*fit, "--warm-start", models / "scratch", *TINY) == 2
     assert "--warm-start: a branch of the same backbone" in capsys.readouterr().err
 
 
 def test_an_output_that_cannot_be_replaced_stops_before_training(photos, tmp_path, capsys):
     (tmp_path / "mine.txt").write_text("mine")
-    assert run("train-backbone", photos / "good", "--out", tmp_path, *TINY) == 1
+    assert run("train-backbone", photos / "good", "--out", tmp_path, *TINY) == 2
     error = capsys.readouterr().err
-    assert "--out: a new or empty folder" in error
+    assert "--out: a folder is replaced only if all in it was written by this library" in error
+    assert "mine.txt" in error
     assert len(error.strip().splitlines()) == 1
+
+
+def test_an_output_that_cannot_be_written_stops_before_training(photos, tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    for out, run_dir in (("file/x", "r"), ("x", "file"), ("x", "file/r")):
+        places = ("--out", tmp_path / out, "--run-dir", tmp_path / run_dir)
+        assert run("train-backbone", photos / "good", *places, *TINY) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"defectgen: {'--out' if out == 'file/x' else 'run_dir'}: must ")
+        assert len(error.splitlines()) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
 
 
 def test_an_unsaved_run_is_not_overwritten(photos, tmp_path, capsys):
     (tmp_path / "x.run").mkdir()
     (tmp_path / "x.run" / "resume.pt").write_bytes(b"hours of work")
-    assert run("train-backbone", photos / "good", "--out", tmp_path / "x", *TINY) == 1
+    assert run("train-backbone", photos / "good", "--out", tmp_path / "x", *TINY) == 2
     assert "--resume" in capsys.readouterr().err
     assert (tmp_path / "x.run" / "resume.pt").read_bytes() == b"hours of work"
 
@@ -123,7 +135,7 @@ def test_an_unsaved_run_newer_than_the_weights_is_not_overwritten(photos, models
     try:
         config = (models / "product" / "config.json").stat()
         os.utime(resume, (config.st_atime + 1, config.st_mtime + 1))
-        assert run(*again) == 1
+        assert run(*again) == 2
         assert "never saved" in capsys.readouterr().err
         assert resume.read_bytes() == content
     finally:
@@ -281,14 +293,67 @@ def test_kernels_that_cannot_be_built_are_exit_code_1(workshop, monkeypatch, cap
 
 
 def test_force_without_build_is_refused(workshop, capsys):
-    assert run("kernels", "--force") == 1
+    assert run("kernels", "--force") == 2
     assert "--force: belongs to 'build'" in capsys.readouterr().err
 
 
 def test_sampling_into_a_full_folder_is_refused(models, tmp_path, capsys):
     (tmp_path / "mine.txt").write_text("mine")
-    assert run("sample", models / "scratch", "-n", 1, "--out", tmp_path) == 1
+    assert run("sample", models / "scratch", "-n", 1, "--out", tmp_path) == 2
     assert "folder: must be new or empty" in capsys.readouterr().err
+
+
+def test_a_name_of_a_defect_belongs_to_mvtec(models, tmp_path, capsys):
+    command = ("sample", models / "scratch", "-n", 1, "--out", tmp_path / "x", "--defect", "crack")
+    assert run(*command) == 2
+    assert "--defect: belongs to --format mvtec" in capsys.readouterr().err
+    assert run(*command, "--format", "mvtec") == 0
+    assert (tmp_path / "x" / "test" / "crack" / "000000.png").is_file()
+
+
+def test_ctrl_c_while_sampling_says_what_is_left(models, tmp_path, capsys, monkeypatch):
+    import defectgen.writer as module
+
+    save, count = module._save, iter(range(9))
+
+    def stopped(pixels, path):
+        if next(count) == 3:
+            raise KeyboardInterrupt
+        save(pixels, path)
+
+    monkeypatch.setattr(module, "_save", stopped)
+    command = ("sample", models / "scratch", "-n", 4, "--out", tmp_path / "x", "--seed", 1)
+    assert run(*command) == 130
+    assert f"{tmp_path / 'x'} holds a set that is not complete" in capsys.readouterr().err
+    assert not (tmp_path / "x" / "metadata.jsonl").exists()
+
+
+def test_ctrl_c_before_anything_is_loaded_is_one_sentence():
+    """Also while torch is being imported, which could not be imported again."""
+    code = (
+        "import sys; from defectgen import cli\n"
+        "def stopped(arguments): raise KeyboardInterrupt\n"
+        "cli.COMMANDS['fit'] = stopped\n"
+        "code = cli.main(['fit', 'b', 'i', 'm', '--out', 'nowhere/x'])\n"
+        "sys.exit(code if 'torch' not in sys.modules else 1)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 130
+    assert done.stderr == (
+        "defectgen: interrupted; nothing was kept; give the command again to start anew.\n"
+    )
+
+
+def test_whoever_has_read_enough_is_told_nothing():
+    with subprocess.Popen(
+        [sys.executable, "-m", "defectgen", "zoo", "list"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
 
 
 @pytest.mark.parametrize(
@@ -352,7 +417,7 @@ def test_logging_and_warnings_are_as_before_afterwards(monkeypatch):
     def action():
         raise ConfigError("x")
 
-    assert patched(monkeypatch, action) == 1
+    assert patched(monkeypatch, action) == 2
     assert (list(logger.handlers), logger.level, warnings.showwarning) == before
 
 
@@ -372,6 +437,7 @@ def test_a_bug_is_not_hidden(monkeypatch):
         patched(monkeypatch, action)
 
 
+@pytest.mark.filterwarnings("default::defectgen.errors.DataWarning")
 def test_evaluate_prints_the_table_and_keeps_it(photos, models, tmp_path, capsys, monkeypatch):
     import defectgen.evaluation as module
     from defectgen import ConfigError
@@ -387,8 +453,19 @@ def test_evaluate_prints_the_table_and_keeps_it(photos, models, tmp_path, capsys
     captured = capsys.readouterr()
     assert "| score | real | generated | copy-paste | good twins |" in captured.out
     assert "left out: extractor: needs a package" in captured.err
+    assert "\nwarning: real_imgs: defects that were not trained on; got the pairs" in captured.err
     saved = json.loads(file.read_text())
     assert saved["settings"] | {"samples": 6, "seed": 3} == saved["settings"]
     assert saved["scores"]["drift_far"]["copy-paste"] == 0
-    assert run("evaluate", models / "scratch", *pairs, "-n", 2) == 1
+    assert run("evaluate", models / "scratch", *pairs, "-n", 2) == 2
     assert "n: " in capsys.readouterr().err
+
+
+def test_scores_that_cannot_be_kept_stop_before_the_work(photos, models, capsys, monkeypatch):
+    monkeypatch.setattr(defectgen.DefectSynthesizer, "evaluate", None)
+    pairs = photos / "scratch", photos / "masks"
+    for file, words in ((photos, "must name a file"), ("/dev/null/x", "can be written to")):
+        assert run("evaluate", models / "scratch", *pairs, "--json", file) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("defectgen: --json: ")
+        assert words in error

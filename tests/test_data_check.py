@@ -110,7 +110,7 @@ def test_errors_are_exit_code_1_and_one_sentence(tmp_path, capsys):
     shown = capsys.readouterr()
     assert "errors: 1\n  ground_truth/crack/000_mask.png: is empty" in shown.out
     assert "warnings: 1\n  test/good/000.png: is the same picture" in shown.out
-    assert shown.err.startswith("defectgen: path: all files must be usable; got 1 errors in ")
+    assert shown.err.startswith("defectgen: path: all files must be usable; got 1 error in ")
     assert len(shown.err.splitlines()) == 1
     assert (tmp_path / "s.png").is_file()
 
@@ -122,6 +122,18 @@ def test_warnings_alone_are_exit_code_0(tmp_path, capsys):
     shown = capsys.readouterr()
     assert "warnings: 1" in shown.out
     assert shown.err == ""
+
+
+def test_a_mask_that_is_not_turned_with_its_photo_is_told(tmp_path):
+    home, exif = mvtec(tmp_path), Image.Exif()
+    exif[0x0112] = 3
+    with Image.open(home / "test" / "crack" / "000.png") as image:
+        image.save(home / "test" / "crack" / "000.png", exif=exif)
+    assert (
+        check_data(home)[0]
+        .lines()[-1]
+        .startswith("  ground_truth/crack/000_mask.png: is turned otherwise than the image by EXIF")
+    )
 
 
 def test_oblong_photos(tmp_path, capsys):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import pytest
 import torch
 
 from defectgen import ConfigError, DefectSynthesizer, NotFittedError, __version__
 from defectgen.data.images import load_images
+from defectgen.errors import DataWarning
 from defectgen.evaluation import _Pairs, _Table, evaluate_backbone
 from defectgen.metrics.report import PROTOCOLS, SETS
 
@@ -132,6 +134,16 @@ def test_without_extras_what_needs_none_is_left(fitted_synth, defects, monkeypat
 def test_bad_arguments_are_named(fitted_synth, defects, bad, message):
     with pytest.raises(ConfigError, match=message):
         fitted_synth.evaluate(*defects(8, seed=3), **{**CHEAP, **bad})
+
+
+def test_pairs_that_are_not_what_they_are_taken_for(fitted_synth, defects):
+    with pytest.warns(DataWarning, match="^real_imgs: defects that were not trained on; got the p"):
+        fitted_synth.evaluate(*defects(6), **CHEAP)
+    with pytest.warns(DataWarning, match="^training: the pairs of the fit; got others"):
+        fitted_synth.evaluate(*defects(8, seed=3), training=defects(6, seed=4), **CHEAP)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fitted_synth.evaluate(*defects(8, seed=3), training=defects(6), **CHEAP)
 
 
 def test_an_object_that_was_never_fitted_says_so(fitted_backbone, defects):

@@ -10,6 +10,7 @@ from defectgen.errors import ConfigError
 from defectgen.files import (
     atomic_file,
     atomic_folder,
+    check_writable,
     read_text,
     run_beside,
     safe_join,
@@ -101,7 +102,7 @@ def test_atomic_folder_refuses_foreign_content_before_the_work(tmp_path: Path) -
     (tmp_path / "photos" / "a.png").write_text("precious")
     reached = []
     with (
-        pytest.raises(ConfigError, match=r"config\.json"),
+        pytest.raises(ConfigError, match=r"written by this library; got .* with a\.png; choose"),
         atomic_folder(tmp_path / "photos") as temporary,
     ):
         reached.append(temporary)
@@ -119,7 +120,7 @@ def test_atomic_folder_refuses_content_that_came_during_the_work(tmp_path: Path)
             target.mkdir()
             (target / "a.png").write_text("precious")
 
-    with pytest.raises(ConfigError, match=r"config\.json"):
+    with pytest.raises(ConfigError, match=r"written by this library; got .* with a\.png; choose"):
         write_meanwhile()
     assert (target / "a.png").read_text() == "precious"
     assert listing(tmp_path) == ["weights"]
@@ -176,6 +177,46 @@ def test_atomic_folder_follows_a_link(tmp_path: Path) -> None:
         (temporary / "x").write_text("1")
     assert (tmp_path / "link").is_symlink()
     assert listing(tmp_path / "real") == ["x"]
+
+
+def test_what_can_be_written_is_found_out_without_a_trace(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    for name, folder in (("file", False), ("folder", True), ("a/b/new", False), ("new", True)):
+        check_writable(tmp_path / name, "--out", folder=folder)
+    assert listing(tmp_path) == ["a", "file", "folder"]
+    assert listing(tmp_path / "a" / "b") == []
+    assert listing(tmp_path / "folder") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "words"),
+    [
+        ("file", True, "must name a folder; got the file"),
+        ("folder", False, "must name a file; got the folder"),
+        ("file/new", True, "must be a place that can be written to"),
+        ("file/a/new", False, "must be a place that can be written to"),
+    ],
+)
+def test_what_cannot_be_written_is_named(
+    tmp_path: Path, name: str, folder: bool, words: str
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ConfigError, match=f"^--out: {words}"):
+        check_writable(tmp_path / name, "--out", folder=folder)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_place_that_is_kept_from_us_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path, *rest: object, **more: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "mkdir", refused)
+    with pytest.raises(ConfigError, match="^--out: must be a place.*Permission denied"):
+        check_writable(tmp_path / "x", "--out", folder=True)
 
 
 @pytest.mark.parametrize("name", ["a.txt", "sub/a.txt", "./a.txt", ".hidden"])

@@ -51,6 +51,20 @@ def backbone_folder(fitted_backbone, tmp_path_factory):
 # -- manners of an estimator ---
 
 
+@pytest.mark.parametrize("given", [None, 3, ["a"]])
+def test_what_is_no_backbone_is_refused(given, defects):
+    with pytest.raises(ConfigError, match="^backbone: a Backbone, or the name") as error:
+        DefectSynthesizer(given).fit(*defects(6))
+    assert one_sentence(error)
+
+
+def test_a_generator_is_one_of_torch(fitted_synth):
+    for given in (3, np.random.default_rng(0)):
+        with pytest.raises(ConfigError, match="^generator: a torch.Generator") as error:
+            fitted_synth.sample(1, generator=given)
+        assert one_sentence(error)
+
+
 def test_constructor_stores_what_it_is_given(fitted_backbone, tmp_path):
     given = {
         "backbone": fitted_backbone, "preset": "dfmgan", "kimg": 3, "batch_size": 7,

@@ -79,6 +79,11 @@ def test_bad_numbers_are_refused_at_once(fitted_synth, change, message):
         SyntheticDefects(fitted_synth, given.pop("n"), **given)
 
 
+def test_what_is_no_synthesizer_is_refused(fitted_backbone):
+    with pytest.raises(ConfigError, match="^synth: a fitted DefectSynthesizer; got .* Backbone"):
+        SyntheticDefects(fitted_backbone, 4)
+
+
 def test_an_unfitted_synthesizer_is_refused(fitted_backbone):
     with pytest.raises(NotFittedError):
         SyntheticDefects(DefectSynthesizer(fitted_backbone), 4)

@@ -49,7 +49,7 @@ def pair_folders(
     fitting = [_fitting(image, masks) for image in images]
     problems = _problems(images, masks, fitting)
     if problems:
-        raise MaskError(problem_text(masks_name, problems, len(images)))
+        raise MaskError(problem_text(masks_name, problems, len(images) + len(masks)))
     return images, [found[0] for found in fitting]
 
 

@@ -18,11 +18,13 @@ from defectgen.data.folders import pair_folders
 from defectgen.data.masks import decode_mask, list_masks, resize_mask
 from defectgen.data.pictures import MIN_SIDE, decode_image, resize_image, split_batch
 from defectgen.data.sources import (
+    TURNED,
     Findings,
     ImageSource,
     Item,
     Unusable,
     list_items,
+    orientation,
     problem_text,
     read_size,
 )
@@ -217,6 +219,8 @@ def _fits(
 ) -> bool:
     height, width = mask.shape
     if (width, height) == picture.size:
+        alike = orientation(item.value) == orientation(mask_item.value)
+        found.note(mask_item.label, [] if alike else [f"are {TURNED}"])
         return True
     found.problems[mask_item.label] = (
         f"is {width}x{height}, but its image {item.label} is {picture.width}x{picture.height}: "
@@ -233,7 +237,7 @@ def _raise_problems(images: Findings, masks: Findings) -> None:
     if not images.problems:
         raise MaskError(problem_text(masks.argument, masks.problems, masks.total))
     argument = f"{images.argument}, {masks.argument}" if masks.problems else images.argument
-    raise ImageError(problem_text(argument, problems, images.total))
+    raise ImageError(problem_text(argument, problems, images.total + masks.total))
 
 
 def _note_duplicates(items: Sequence[Item], images: Iterable[Tensor], found: Findings) -> None:

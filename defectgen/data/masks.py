@@ -62,6 +62,8 @@ def decode_mask(value: Value) -> tuple[BoolArray, str | None]:
         Unusable: anything else; an empty mask; one that covers more than 80 % of the picture.
     """
     remark = None
+    if isinstance(value, np.ndarray) and value.ndim == 3 and value.shape[2] == 1:
+        value = value[:, :, 0]
     if isinstance(value, np.ndarray) and value.ndim == 2 and value.dtype != np.uint8:
         mask = _from_numbers(value)
     else:

@@ -11,8 +11,15 @@ from defectgen.data.sources import Array, Item, Unusable, Value, open_picture
 from defectgen.errors import ImageError
 
 MIN_SIDE = 32
+#: A picture without a brighter value, in 8 bits, is nearly black. Of color pictures with 16 bits
+#: the decoder keeps the upper ones only: those of a camera with 12 bits end here.
+NEARLY_BLACK = 15
 
 _TWELVE_BIT = "have 16 bits but no value above 4095, so they come out dark: scale them first"
+_BLACK = (
+    f"have no value above {NEARLY_BLACK} of 255, so they are nearly black: check how many bits "
+    "they were saved with"
+)
 _ADVICE = {
     "CMYK": "convert it to RGB with its color profile",
     "I": "save it with 8 or 16 bits",
@@ -72,6 +79,10 @@ def decode_image(value: Value, channels: int) -> tuple[Image.Image, list[str]]:
     remarks = []
     if image.mode.startswith("I;16"):
         deep = np.asarray(image).astype(np.int64)
+        if 0 < deep.max() <= 255:
+            raise Unusable(
+                "has 16 bits but no value above 255, so it would become black: save it with 8 bits"
+            )
         if 255 < deep.max() < 4096:
             remarks.append(_TWELVE_BIT)
         image = Image.fromarray(((deep + 128) // 257).astype(np.uint8))
@@ -81,7 +92,10 @@ def decode_image(value: Value, channels: int) -> tuple[Image.Image, list[str]]:
     if image.mode not in ("L", "RGB"):
         advice = _ADVICE.get(image.mode, "convert it to RGB or 8-bit grayscale")
         raise Unusable(f"has the PIL mode {image.mode}: {advice}")
-    return _with_channels(image, channels), remarks
+    picture = _with_channels(image, channels)
+    if remarks == [] and 0 < np.asarray(picture).max() <= NEARLY_BLACK:
+        remarks.append(_BLACK)
+    return picture, remarks
 
 
 def resize_image(picture: Image.Image, resolution: int) -> Tensor:

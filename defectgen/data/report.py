@@ -20,7 +20,14 @@ from defectgen.data.deferred import (
 )
 from defectgen.data.masks import decode_mask
 from defectgen.data.pictures import decode_image
-from defectgen.data.sources import Unusable, Value, open_picture, problem_text
+from defectgen.data.sources import (
+    TURNED,
+    Unusable,
+    Value,
+    open_picture,
+    orientation,
+    problem_text,
+)
 from defectgen.data.survey import Entry, Problem, Survey, printable
 from defectgen.errors import DefectGenError, ImageError, MaskError
 
@@ -183,6 +190,8 @@ def _look_at_mask(
             )
         if raw is not None and not square_mask(mask, square).any():
             raise Unusable("lies outside the middle of its image: pass square='pad'")
+        if orientation(entry.image) != orientation(drawn):
+            found.warn(_plain(drawn), f"is {TURNED}", mask=True)
     except Unusable as error:
         found.error(_plain(drawn), str(error), mask=True)
 

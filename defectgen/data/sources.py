@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from defectgen.errors import DataWarning, ImageError
@@ -56,6 +56,10 @@ SHOWN = 10  # bad files named in one error; the rest is counted
 
 class Unusable(Exception):
     """Why one item cannot be used; the funnel collects these into one error for the user."""
+
+
+#: Remark on a mask that EXIF turns otherwise than its image, or not at all.
+TURNED = "turned otherwise than the image by EXIF: check that it lies on the defect as one sees it"
 
 
 @dataclass(frozen=True)
@@ -213,6 +217,23 @@ def read_size(value: Value) -> tuple[int, int] | None:
     if isinstance(value, Path):
         image.close()
     return size
+
+
+def orientation(value: Value) -> int:
+    """How a picture has to be turned to be upright, as EXIF numbers it; 1 if nothing says so."""
+    if isinstance(value, (np.ndarray, Deferred)):
+        return 1
+    try:
+        image = _open(value)
+    except Unusable:
+        return 1  # open_picture() will name the reason.
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # noqa: BLE001 - as in open_picture(); a broken tag turns nothing
+        return 1
+    finally:
+        if isinstance(value, Path):
+            image.close()
 
 
 def _from_array(array: Array) -> Image.Image:

@@ -97,7 +97,7 @@ class Survey:
     def files_in(self, folder: Path, *, mask: bool = False) -> list[Path]:
         """List the pictures of a folder, and remember that it is missing or holds none."""
         if not folder.is_dir():
-            self.error(folder, "is missing: this folder belongs to the layout", mask=mask)
+            self.error(folder, f"is missing{_others(folder.parent)}", mask=mask)
             return []
         found = self.pictures_in(folder)
         if not found:
@@ -121,6 +121,17 @@ class Survey:
         except OSError as error:
             self.error(path, f"cannot be read ({error.strerror}): check it", mask=mask)
         return None
+
+
+def _others(folder: Path) -> str:
+    """What there is instead of a folder that the layout has."""
+    names = (
+        sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    )
+    there = (
+        f", which has {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}" if names else ""
+    )
+    return f": the layout has a folder of this name in {folder.name!r}{there}; check the names"
 
 
 def printable(text: str) -> str:

@@ -11,6 +11,7 @@ from defectgen.files import FOLDER_MARK
 from defectgen.hub.names import HubSource
 from defectgen.hub.sums import MAX_SUMS_BYTES, SUMS_FILE, check_sum, read_sums
 from defectgen.weights import (
+    BACKBONE_FOLDER,
     MAX_CONFIG_BYTES,
     MAX_FILE_BYTES,
     TENSOR_FILE,
@@ -18,9 +19,6 @@ from defectgen.weights import (
     entries_of,
     read_config,
 )
-
-#: Sub-folder that holds the backbone of a self-contained synthesizer.
-BACKBONE_FOLDER = "backbone"
 
 
 def check_contents(

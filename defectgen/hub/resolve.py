@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from defectgen.checks import check_path
 from defectgen.errors import ConfigError, DefectGenError, WeightsError
 from defectgen.hub.cache import RepoCache
 from defectgen.hub.client import HubError, Listing, is_offline, listing
@@ -51,9 +52,9 @@ def resolved(
 
     Raises:
         WeightsError: nothing of that name, or it is not what it must be.
-        ConfigError: a revision for something that has none, or only one.
+        ConfigError: a revision for something that has none, or only one; a name that is no text.
     """
-    folder = Path(name)
+    folder = check_path("name", name)
     if isinstance(name, str) and not folder.is_dir():
         entry = zoo_entry(name)
         if entry is not None:

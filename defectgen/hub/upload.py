@@ -13,10 +13,11 @@ from PIL import Image
 from defectgen.errors import ConfigError
 from defectgen.hub.card import CARD_FILE, SHEET_FILE, CardFacts, check_license, model_card
 from defectgen.hub.client import HubError, api, asking, is_offline, listing
-from defectgen.hub.contents import BACKBONE_FOLDER, check_contents, present
+from defectgen.hub.contents import check_contents, present
 from defectgen.hub.names import check_repo_id
 from defectgen.hub.options import check_token
 from defectgen.hub.sums import write_sums
+from defectgen.weights import BACKBONE_FOLDER
 
 _MAIN = "main"
 #: What an earlier version may have left that this one does not replace.

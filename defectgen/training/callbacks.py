@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 import warnings
 from collections.abc import Callable
@@ -12,11 +13,12 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from defectgen.errors import TrainingWarning
-from defectgen.files import atomic_file
+from defectgen.files import RESUME_NAME, atomic_file
 from defectgen.messages import say
 from defectgen.training.state import TrainState
 
-RESUME_NAME = "resume.pt"
+HISTORY_NAME, SHEETS = "history.jsonl", "sheet_*.png"
+PREVIOUS_NAME, BOARD_NAME = "previous.run", "tensorboard"
 #: Ticks between two resume files, and between two contact sheets.
 RESUME_TICKS = 5
 SHEET_TICKS = 10
@@ -27,7 +29,7 @@ AREA_LOW, AREA_HIGH = 0.1, 5.0
 
 
 class Progress:
-    """One bar: kimg/s, time left, losses, p, mask area. Off at verbose 0 or without a terminal.
+    """One bar: s/kimg, time left, losses, p, mask area. Off at verbose 0 or without a terminal.
 
     The clock is read here to inform; nothing in training depends on it.
     """
@@ -52,7 +54,7 @@ class Progress:
                 desc=self.title,
                 disable=hidden,
                 bar_format="{desc} {percentage:3.0f}%|{bar}| {n:.2f}/{total:.1f} kimg "
-                "[{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]",
+                "[{elapsed}<{remaining}, {rate_inv_fmt}{postfix}]",
             )
             return
         adversarial = state.config.warm_kimg * 1000
@@ -119,16 +121,35 @@ class RunFolder:
 
     def on_tick(self, state: TrainState) -> None:
         """History every tick, resume file and sheet every few."""
-        with atomic_file(self.folder / "history.jsonl") as path:
+        with atomic_file(self.folder / HISTORY_NAME) as path:
             path.write_text("".join(json.dumps(record) + "\n" for record in state.history))
         if len(state.history) % RESUME_TICKS == 0:
             self.save(self.folder / RESUME_NAME, state)
         if len(state.history) % SHEET_TICKS == 0:
-            self.draw(self.folder / f"sheet_{state.images / 1000:08.2f}kimg.png")
+            kimg = f"{state.images / 1000:08.2f}kimg"
+            self.draw(self.folder / SHEETS.replace("*", kimg))
 
     def on_end(self, state: TrainState) -> None:
         """The state as it is now: complete, or the last good one."""
         self.save(self.folder / RESUME_NAME, state)
+
+
+def put_aside(folder: Path) -> bool:
+    """Move what an earlier run left in its folder into `PREVIOUS_NAME` there, in place of that.
+
+    Returns:
+        Whether there was anything.
+    """
+    names = (RESUME_NAME, HISTORY_NAME, BOARD_NAME)
+    found = [path for name in names if (path := folder / name).exists()]
+    found += sorted(folder.glob(SHEETS))
+    if found:
+        place = folder / PREVIOUS_NAME
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir()
+        for path in found:
+            path.rename(place / path.name)
+    return bool(found)
 
 
 class MaskMonitor:

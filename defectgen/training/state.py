@@ -14,6 +14,8 @@ from defectgen.errors import WeightsError
 
 #: Version of the dictionary below; a resume file of another one is refused.
 STATE_VERSION = 3
+#: Numbers that a user gives; others follow from these.
+GIVEN = ("kimg", "batch_size", "seed", "precision")
 
 
 class TrainState:
@@ -129,7 +131,10 @@ class TrainState:
             for key in {**then, **now}
             if then.get(key) != now.get(key)
         }
+        # What follows from these is of no use to whoever changed one of them.
+        given = {key: changed[key] for key in GIVEN if key in changed}
         if changed:
+            changed = given or changed
             text = ", ".join(f"{k}: {old!r} then, {new!r} now" for k, (old, new) in changed.items())
             raise WeightsError(
                 f"resume: the run must go on with its own numbers; got {text}; "

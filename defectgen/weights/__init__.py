@@ -1,9 +1,11 @@
 """Weights folders and resume files: written whole or not at all, read strictly or refused."""
 
 from defectgen.weights.folder import (
+    BACKBONE_FOLDER,
     MAX_CONFIG_BYTES,
     TENSOR_FILE,
     entries_of,
+    foreign_content,
     load_folder,
     read_config,
     save_folder,
@@ -15,6 +17,7 @@ from defectgen.weights.resume import load_resume, save_resume
 from defectgen.weights.values import tensor_digest
 
 __all__ = [
+    "BACKBONE_FOLDER",
     "FORMAT_VERSION",
     "MAX_CONFIG_BYTES",
     "MAX_FILE_BYTES",
@@ -23,6 +26,7 @@ __all__ = [
     "build_strict",
     "check_header",
     "entries_of",
+    "foreign_content",
     "load_folder",
     "load_resume",
     "load_strict",

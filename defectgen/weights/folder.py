@@ -23,6 +23,8 @@ from defectgen.weights.migrations import FORMAT_VERSION, MIGRATIONS
 from defectgen.weights.values import canonical, check_finite, storable, tensor_digest
 
 TENSOR_FILE = "model.safetensors"
+#: Sub-folder that holds the backbone of a self-contained synthesizer.
+BACKBONE_FOLDER = "backbone"
 MAX_CONFIG_BYTES = 1 << 20
 # Which class reads which kind of folder, for the message to whoever took the wrong one.
 _READERS = {"backbone": "Backbone", "synthesizer": "DefectSynthesizer"}
@@ -69,7 +71,11 @@ def save_folder(
     _check_extras(include, files)
     digest = tensor_digest(stored)
     text = _config_text(kind, digest, config)
-    with atomic_folder(folder) as temporary:
+
+    def foreign(older: Path) -> list[str]:
+        return [name for name in foreign_content(older) if name not in files]
+
+    with atomic_folder(folder, foreign) as temporary:
         (temporary / FOLDER_MARK).write_text(text, encoding="utf-8")
         safetensors.torch.save_file(stored, temporary / TENSOR_FILE)
         # The writer keeps the file to its owner; weights are meant to be passed on.
@@ -140,6 +146,24 @@ def read_config(folder: str | os.PathLike[str], kind: str | None = None) -> dict
     config = _read_config(root)
     _check_origin(root, config, str(config.get("kind")) if kind is None else kind)
     return config
+
+
+def foreign_content(folder: Path) -> list[str]:
+    """Names of what a folder holds beside weights: whoever replaces it would lose that.
+
+    All names where `config.json` is not ours; the backbone's folder within a synthesizer belongs
+    to it.
+    """
+    names = sorted(os.listdir(folder))
+    try:
+        kind = read_config(folder)["kind"]
+    except WeightsError:
+        return names
+    own = {FOLDER_MARK, TENSOR_FILE}
+    inner = folder / BACKBONE_FOLDER
+    if kind == "synthesizer" and inner.is_dir() and set(os.listdir(inner)) <= own:
+        own.add(BACKBONE_FOLDER)
+    return [name for name in names if name not in own]
 
 
 @contextmanager

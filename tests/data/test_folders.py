@@ -50,12 +50,13 @@ def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
     assert "orphan_mask.png: is a mask without an image" in text
     assert "same.png: is a mask that fits several images (same.jpg, same.png)" in text
     assert "ok.png" not in text
+    assert "got 4 bad of 10" in text  # images and masks
 
 
 def test_long_lists_are_cut_with_a_count(tmp_path: Path) -> None:
     images = fill(tmp_path / "i", *(f"{i:02d}.png" for i in range(30)))
     masks = fill(tmp_path / "m", "00.png")
-    with pytest.raises(MaskError, match="got 29 bad of 30") as caught:
+    with pytest.raises(MaskError, match="got 29 bad of 31") as caught:
         pair_folders(images, masks)
     assert "10.png" in str(caught.value)
     assert "11.png" not in str(caught.value)

@@ -121,7 +121,7 @@ def test_missing_parts_are_named(tmp_path: Path) -> None:
         Folder(tmp_path)
     with pytest.raises(MaskError, match="truth: is missing: check the path of the masks"):
         Folder(tmp_path, masks="truth")
-    with pytest.raises(ImageError, match="fine: is missing"):
+    with pytest.raises(ImageError, match="fine: is missing: .* which has defect, good; check"):
         Folder(tmp_path, good="fine")
     shutil.rmtree(tmp_path / "defect")
     (tmp_path / "defect").mkdir()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,36 @@ def test_pairs_from_every_source_are_equal(tmp_path: Path) -> None:
         assert torch.equal(found.images, expected.images)
         assert torch.equal(found.masks, expected.masks)
         assert found.digest == expected.digest
+
+
+def test_masks_with_one_channel_may_be_of_any_type() -> None:
+    expected = load_pairs([noise()], [spot()], resolution=32, channels=3)
+    for mask in (
+        spot()[:, :, None],
+        spot()[:, :, None] > 0,
+        (spot()[:, :, None] > 0).astype(float),
+    ):
+        found = load_pairs([noise()], [mask], resolution=32, channels=3)
+        assert torch.equal(found.masks, expected.masks)
+
+
+def test_a_photo_that_exif_turns_and_a_mask_that_it_does_not(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(noise()).save(tmp_path / "turned.jpg", exif=exif)
+    Image.fromarray(noise()).save(tmp_path / "plain.jpg")
+    Image.fromarray(spot()).save(tmp_path / "turned.png", exif=exif)
+    Image.fromarray(spot()).save(tmp_path / "plain.png")
+    for image, mask in (("turned", "plain"), ("plain", "turned")):
+        pair = [tmp_path / f"{image}.jpg"], [tmp_path / f"{mask}.png"]
+        with pytest.warns(DataWarning, match=r"masks: 1 of 1 .* turned otherwise than the image"):
+            load_pairs(*pair, resolution=32, channels=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name in ("turned", "plain"):
+            pair = [tmp_path / f"{name}.jpg"], [tmp_path / f"{name}.png"]
+            load_pairs(*pair, resolution=32, channels=3)
+        load_pairs([noise()], [Image.fromarray(spot())], resolution=32, channels=3)
 
 
 def test_pair_digest_sees_masks() -> None:
@@ -100,7 +131,7 @@ def test_bad_masks_are_listed() -> None:
 
 def test_bad_images_and_masks_are_listed_together() -> None:
     images = [noise()[:33], noise(seed=1)]
-    with pytest.raises(ImageError, match="^defect_imgs, masks: .* got 2 bad of 2") as caught:
+    with pytest.raises(ImageError, match="^defect_imgs, masks: .* got 2 bad of 4") as caught:
         load_pairs(images, [spot(), spot() * 0], resolution=32, channels=3)
     assert "image [0]: is 40x33, not square" in str(caught.value)
     assert "mask [1]: is empty" in str(caught.value)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,23 @@ def test_twelve_bits_in_sixteen_are_warned_about() -> None:
     deep = noise(32, channels=1).astype(np.uint16) * 16
     with pytest.warns(DataWarning, match=r"1 of 1 \(\[0\]\) have 16 bits but no value above 4095"):
         one(Image.fromarray(deep))
+
+
+def test_eight_bits_in_sixteen_would_be_black() -> None:
+    low = noise(32, channels=1).astype(np.uint16)
+    refused(Image.fromarray(low), "16 bits but no value above 255")
+    assert one(Image.fromarray(low * 0)).eq(0).all()  # black is black in any number of bits
+
+
+def test_a_picture_that_is_nearly_black_is_warned_about() -> None:
+    """As color with 12 of 16 bits is, of which Pillow keeps the upper ones."""
+    dark = noise(32) // 17
+    assert dark.max() == 15
+    with pytest.warns(DataWarning, match="have no value above 15 of 255, so they are nearly black"):
+        one(dark)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        one(np.maximum(dark, 16))
 
 
 @pytest.mark.parametrize(

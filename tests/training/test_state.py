@@ -161,6 +161,12 @@ def test_other_numbers_are_refused_by_name(make_state, assert_same, field, value
     assert_same(new.state_dict(), before)
 
 
+def test_what_follows_from_another_number_is_not_told(make_state):
+    new = make_state(kimg=0.08, warm_kimg=0.02)
+    with pytest.raises(WeightsError, match=r"got kimg: [\d.]+ then, 0\.08 now; use the same"):
+        new.load_state_dict(make_state().state_dict())
+
+
 @pytest.mark.parametrize("side", ["file", "program"])
 def test_a_number_that_only_one_side_knows_is_refused(make_state, side):
     state = make_state()

@@ -120,6 +120,60 @@ def test_a_sub_folder_of_the_replaced_folder_can_be_included(tmp_path, saved, te
     assert tensor_digest(load_folder(saved, "backbone")[1]) == tensor_digest(tensors)
 
 
+# --- what is replaced ---
+
+
+def tree(root):
+    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+def lay(root, content):
+    """Write texts by their paths; True stands for weights."""
+    for name, text in content.items():
+        if text is True:
+            save_folder(root / name, "synthesizer", {}, {})
+        else:
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ({"config.json": "{}", "photos/a.png": "mine"}, "config.json, photos"),
+        ({"config.json": '{"model_type": "x"}', "model.safetensors": "mine"}, "config.json, model"),
+        ({"config.json": "{", "model.safetensors": "mine"}, "config.json, model"),
+        ({".": True, "notes.txt": "mine"}, "with notes.txt;"),
+        ({".": True, "scratch": True}, "with scratch;"),
+        ({".": True, "backbone": True, "backbone/notes.txt": "mine"}, "with backbone;"),
+        ({".": True, **{f"{i}.png": "mine" for i in range(5)}}, "with 0.png, 1.png, 2.png and 2 m"),
+    ],
+)
+def test_what_is_not_of_the_weights_is_not_lost(tmp_path, tensors, content, named):
+    lay(tmp_path / "m", content)
+    before = tree(tmp_path)
+    with pytest.raises(ConfigError, match=r"^path: a folder is replaced only if") as caught:
+        save_folder(tmp_path / "m", "synthesizer", {}, tensors)
+    assert named in str(caught.value)
+    assert tree(tmp_path) == before
+
+
+def test_a_synthesizer_beside_a_backbone_is_not_taken_for_its_own(tmp_path, saved, tensors):
+    """Only a synthesizer has a folder of this name."""
+    save_folder(saved / "backbone", "synthesizer", {}, {})
+    with pytest.raises(ConfigError, match="with backbone;"):
+        save_folder(saved, "backbone", {}, tensors)
+
+
+def test_what_was_saved_is_replaced_whatever_it_was(tmp_path, saved, tensors):
+    path = tmp_path / "m"
+    extra = {"notes.txt": "mine"}
+    save_folder(path, "synthesizer", {}, {}, include={"backbone": saved}, files=extra)
+    save_folder(path, "backbone", {}, tensors, files=extra)
+    assert sorted(tree(path)) == ["config.json", "model.safetensors", "notes.txt"]
+    assert tensor_digest(load_folder(path, "backbone")[1]) == tensor_digest(tensors)
+
+
 # --- digest -----------------------------------------------------------------------------------
 
 
