@@ -6,16 +6,13 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from defectgen.arguments import command_line, run_folder
 from defectgen.console import messages_on_stderr
 from defectgen.errors import ConfigError, DefectGenError
-from defectgen.files import FOLDER_MARK, RESUME_NAME, check_replaceable, check_writable, run_beside
-
-if TYPE_CHECKING:
-    from defectgen.synthesizer import DefectSynthesizer
+from defectgen.files import RESUME_NAME, check_writable, run_beside
 
 # The commands import what is heavy themselves, so that --help answers at once.
 
@@ -37,11 +34,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     with messages_on_stderr():
         try:
             command(arguments)
-            sys.stdout.flush()
-        except BrokenPipeError:
-            # Whoever read the output has enough; nor shall the interpreter flush the rest at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return FAILED
         except ConfigError as error:
             return _fail(f"defectgen: {error}", WRONG)
         except (DefectGenError, OSError) as error:
@@ -49,6 +41,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             return _fail(f"defectgen: interrupted; {_how_to_go_on(arguments)}", INTERRUPTED)
     return OK
+
+
+def _show(text: str) -> None:
+    """Print a result; whoever read the output may have had enough, and the work goes on."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        with suppress(OSError):  # or the interpreter would complain when it flushes at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(sentence: str, code: int) -> int:
@@ -65,7 +66,7 @@ def _how_to_go_on(arguments: argparse.Namespace) -> str:
         runs = run_beside(arguments.out)
         if any(runs.glob(f"*/{RESUME_NAME}")):
             return f"{runs} holds the run; give the same command again to go on."
-    if arguments.command == "sample" and Path(arguments.out).is_dir():
+    if getattr(arguments, "began", False) and Path(arguments.out).is_dir():
         return f"{arguments.out} holds a set that is not complete; remove it before you start anew."
     if arguments.command == "zoo" and arguments.action == "publish":
         return "the list is as it was; give the same command again."
@@ -82,88 +83,20 @@ def _demo(arguments: argparse.Namespace) -> None:
     from defectgen.demo_report import score_lines
 
     result = demo(arguments.out, kimg=arguments.kimg, seed=arguments.seed)
-    print("\n".join(score_lines(result)))
-    print(f"samples, contact sheet and report.md: {result.folder}")
+    _show("\n".join(score_lines(result)))
+    _show(f"samples, contact sheet and report.md: {result.folder}")
 
 
 def _train_backbone(arguments: argparse.Namespace) -> None:
-    from defectgen.backbone import Backbone
+    from defectgen.cli_training import backbone_text
 
-    _check_run(arguments)
-    backbone = Backbone(
-        arguments.resolution,
-        channels=arguments.channels,
-        preset=arguments.preset,
-        kimg=arguments.kimg,
-        augment=arguments.augment,
-        batch_size=arguments.batch_size,
-        precision=arguments.precision,
-        run_dir=run_folder(arguments),
-        seed=arguments.seed,
-        device=arguments.device,
-        verbose=arguments.verbose,
-    )
-    backbone.fit(arguments.good_images, resume=arguments.resume)
-    backbone.save_pretrained(arguments.out)
-    print(f"backbone: {arguments.out}")
+    _show(backbone_text(arguments))
 
 
 def _fit(arguments: argparse.Namespace) -> None:
-    _check_run(arguments)
-    synth = _starting_point(arguments)
-    synth.set_params(
-        kimg=arguments.kimg,
-        batch_size=arguments.batch_size,
-        precision=arguments.precision,
-        first_resolution=arguments.first_resolution,
-        run_dir=run_folder(arguments),
-        seed=arguments.seed,
-        device=arguments.device,
-        verbose=arguments.verbose,
-    )
-    synth.fit(arguments.defect_imgs, arguments.masks, resume=arguments.resume)
-    synth.save_pretrained(arguments.out, include_backbone=arguments.include_backbone)
-    print(f"synthesizer: {arguments.out}")
+    from defectgen.cli_training import fit_text
 
-
-def _starting_point(arguments: argparse.Namespace) -> DefectSynthesizer:
-    """A new synthesizer on the backbone, or the one that --warm-start names."""
-    from defectgen.backbone import Backbone
-    from defectgen.synthesizer import DefectSynthesizer
-
-    backbone = Backbone.from_pretrained(
-        arguments.backbone, revision=arguments.revision, device=arguments.device
-    )
-    if arguments.warm_start is None:
-        return DefectSynthesizer(backbone, preset=arguments.preset)
-    synth = DefectSynthesizer.from_pretrained(arguments.warm_start, device=arguments.device)
-    if synth.backbone_digest_ != backbone.digest():
-        raise ConfigError(
-            f"--warm-start: a branch of the same backbone; got {arguments.warm_start}, which "
-            f"stands on another one than {arguments.backbone}; name its backbone"
-        )
-    # The backbone given, not the one found through the branch: saving refers to its folder.
-    preset = synth.preset if arguments.preset is None else arguments.preset
-    return synth.set_params(backbone=backbone, preset=preset, warm_start=True)
-
-
-def _check_run(arguments: argparse.Namespace) -> None:
-    """Find out before hours of training what would spoil its result."""
-    from defectgen.weights import foreign_content
-
-    out, run_dir = Path(arguments.out), run_folder(arguments)
-    check_replaceable(out, foreign_content, "--out")
-    check_writable(out, "--out", folder=True)
-    config, resume = out / FOLDER_MARK, run_dir / RESUME_NAME
-    saved = config.is_file()
-    if arguments.resume or not resume.is_file():
-        return
-    # Weights older than the run are those of an earlier one.
-    if not saved or resume.stat().st_mtime > config.stat().st_mtime:
-        raise ConfigError(
-            f"--resume: {run_dir} holds a run whose result was never saved to {out}; give "
-            "--resume to go on with it, remove it, or choose another --run-dir"
-        )
+    _show(fit_text(arguments))
 
 
 def _sample(arguments: argparse.Namespace) -> None:
@@ -174,13 +107,15 @@ def _sample(arguments: argparse.Namespace) -> None:
     from defectgen.rng import fresh_seed
     from defectgen.synthesizer import DefectSynthesizer
     from defectgen.weights import tensor_digest
-    from defectgen.writer import DEFECT, write_samples
+    from defectgen.writer import DEFECT, check_empty, write_samples
 
     if arguments.defect is not None and arguments.format != "mvtec":
         raise ConfigError(
             f"--defect: belongs to --format mvtec; got {arguments.defect!r} with --format "
             f"{arguments.format}; leave it out, or add --format mvtec"
         )
+    check_empty(Path(arguments.out))
+    check_writable(arguments.out, "--out", folder=True)
     synth = DefectSynthesizer.from_pretrained(
         arguments.model, revision=arguments.revision, device=arguments.device
     )
@@ -201,6 +136,7 @@ def _sample(arguments: argparse.Namespace) -> None:
         "model_digest": tensor_digest(synthesizer_tensors(synth)),
         "backbone_digest": synth.backbone_digest_,
     }
+    arguments.began = True  # and was new or empty before: what is there now is of this command
     shown = tqdm(batches, desc="batches", disable=None)
     count = write_samples(
         shown,
@@ -209,7 +145,7 @@ def _sample(arguments: argparse.Namespace) -> None:
         layout=arguments.format,
         defect=arguments.defect or DEFECT,
     )
-    print(f"{count} samples from seed {seed}: {arguments.out}")
+    _show(f"{count} samples from seed {seed}: {arguments.out}")
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -231,7 +167,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         n=arguments.n,
         seed=arguments.seed,
     )
-    print(found.table(), flush=True)
+    _show(found.table())
     if arguments.json is not None:
         with atomic_file(Path(arguments.json)) as temporary:
             temporary.write_text(json.dumps(found.to_dict(), indent=1) + "\n", encoding="utf-8")
@@ -240,7 +176,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 def _info(arguments: argparse.Namespace) -> None:
     from defectgen.info import describe
 
-    print("\n".join(describe(arguments.name, revision=arguments.revision)))
+    _show("\n".join(describe(arguments.name, revision=arguments.revision)))
 
 
 def _data(arguments: argparse.Namespace) -> None:
@@ -253,20 +189,20 @@ def _data(arguments: argparse.Namespace) -> None:
         square=arguments.square,
         sheet=arguments.sheet,
     )
-    print("\n".join(describe(reports, arguments.sheet)))
+    _show("\n".join(describe(reports, arguments.sheet)))
     require_usable(reports)
 
 
 def _push(arguments: argparse.Namespace) -> None:
     from defectgen.cli_hub import push_text
 
-    print(push_text(arguments))
+    _show(push_text(arguments))
 
 
 def _zoo(arguments: argparse.Namespace) -> None:
     from defectgen.cli_hub import zoo_text
 
-    print(zoo_text(arguments))
+    _show(zoo_text(arguments))
 
 
 def _kernels(arguments: argparse.Namespace) -> None:
@@ -275,7 +211,7 @@ def _kernels(arguments: argparse.Namespace) -> None:
     if arguments.force and arguments.action != "build":
         raise ConfigError("--force: belongs to 'build'; got it alone; say 'kernels build --force'")
     errors = _build.build_all(arguments.force) if arguments.action == "build" else []
-    print("\n".join(_dispatch.describe()))
+    _show("\n".join(_dispatch.describe()))
     if errors:
         raise errors[0]
 

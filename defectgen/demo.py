@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import secrets
 import shutil
 import time
@@ -164,6 +165,10 @@ def _run_folder(target: Path, kimg: float, seed: int) -> Path:
     return run_beside(target) / f"{kimg:g}kimg_seed{seed}"
 
 
+#: What `write_samples` calls a picture.
+_SAMPLE = re.compile(r"\d{6,}\.png")
+
+
 def _remove_run(run_dir: Path) -> None:
     """Remove a finished run, and the folder around it unless another run lies there."""
     shutil.rmtree(run_dir)
@@ -173,9 +178,12 @@ def _remove_run(run_dir: Path) -> None:
 
 def _check_replaceable(target: Path) -> None:
     """Refuse to replace anything but the output of a demo."""
-    own = {"images", "masks", "normals", METADATA_NAME, SHEET_NAME, REPORT_NAME}
+    pictures = {"images", "masks", "normals"}
+    own = {*pictures, METADATA_NAME, SHEET_NAME, REPORT_NAME}
     if target.is_dir():
         found = {entry.name for entry in target.iterdir()}
+        inner = (entry for name in pictures & found for entry in (target / name).glob("*"))
+        found |= {entry.name for entry in inner if not _SAMPLE.fullmatch(entry.name)}
         report = target / REPORT_NAME
         if not found or (found <= own and report.is_file() and _is_ours(report)):
             return

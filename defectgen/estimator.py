@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from defectgen.checks import check_choice, check_path, check_range
+from defectgen.checks import check_path, check_range
 from defectgen.config import check_preset
 from defectgen.errors import ConfigError, WeightsError
 from defectgen.files import RESUME_NAME, check_writable
@@ -22,7 +22,6 @@ from defectgen.networks.precision import check_precision, resolve_precision
 from defectgen.rng import SEED_LIMIT, fresh_seed
 from defectgen.training.callbacks import (
     BOARD_NAME,
-    PREVIOUS_NAME,
     MaskMonitor,
     Progress,
     RunFolder,
@@ -89,7 +88,7 @@ def check_manner(seed: int | None, device: str | torch.device | None, verbose: i
     if seed is not None:
         given_seed(seed)
     resolve_device(device)
-    check_choice("verbose", int(verbose) if isinstance(verbose, bool) else verbose, (0, 1, 2))
+    check_range("verbose", int(verbose) if isinstance(verbose, bool) else verbose, integer=True)
 
 
 def resolve_device(device: str | torch.device | None) -> torch.device:
@@ -155,8 +154,7 @@ class Run:
         if resumed is not None:
             self._check_identity(resumed)
             state.load_state_dict(resumed["state"])
-        elif self.run_dir is not None and put_aside(self.run_dir):
-            place = self.run_dir / PREVIOUS_NAME
+        elif self.run_dir is not None and (place := put_aside(self.run_dir)):
             say(f"run_dir: the run that was there now lies in {place}", self.verbose)
         callbacks: list[Callback] = [
             Progress(state.config.kimg, self.title, self.verbose),

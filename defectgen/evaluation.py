@@ -164,8 +164,8 @@ def _warn_of_mixtures(digest: str, real: _Pairs, known: _Pairs | None) -> None:
         "how well these were learned, not whether samples are of use; pass others"
     )
     other = (
-        "training: the pairs of the fit; got others, so memorization and copy-paste are of those; "
-        "pass what fit got"
+        "training: the pairs of the fit, in their order; got others, so memorization and "
+        "copy-paste may be of those; pass what fit got"
     )
     mixed = known is not None and known.digest != digest
     for text in [seen] * (real.digest == digest) + [other] * mixed:

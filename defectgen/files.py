@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
@@ -16,8 +17,10 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from defectgen.errors import ConfigError
 
-# Every folder that the library writes and replaces holds this file.
+# Folders of weights and of compiled kernels hold this file.
 FOLDER_MARK = "config.json"
+#: What file managers leave behind.
+_LITTER = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini", re.IGNORECASE)
 #: State of a training, in its run folder.
 RESUME_NAME = "resume.pt"
 
@@ -119,7 +122,8 @@ def check_replaceable(
         ConfigError: as `atomic_folder` does.
     """
     target = Path(path).resolve()
-    if target == target.parent:
+    # What is mounted cannot be renamed.
+    if target == target.parent or target.is_mount():
         raise ConfigError(f"{name}: must name a folder; got {str(target)!r}; add a name")
     if not target.exists():
         return
@@ -127,11 +131,12 @@ def check_replaceable(
         raise ConfigError(
             f"{name}: must name a folder; got the file {str(target)!r}; choose another name"
         )
-    if names := foreign(target):
+    if names := [entry for entry in foreign(target) if not _LITTER.fullmatch(entry)]:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         raise ConfigError(
-            f"{name}: a folder is replaced only if all in it was written by this library; got "
-            f"{str(target)!r} with {', '.join(names[:3])}{more}; choose an empty or a new folder"
+            f"{name}: a folder with content is replaced only if it holds what this version reads "
+            f"and nothing else; got {str(target)!r} with {', '.join(names[:3])}{more}; "
+            "choose an empty or a new folder"
         )
 
 
@@ -148,7 +153,8 @@ def check_writable(path: str | os.PathLike[str], name: str, *, folder: bool) -> 
     Raises:
         ConfigError: it cannot, or the other of the two is there.
     """
-    target = Path(path).resolve()
+    # A link to a folder is followed, one to a file is replaced.
+    target = Path(path).resolve() if folder else Path(path).absolute()
     if target.exists() and target.is_dir() != folder:
         wanted, found = ("folder", "file") if folder else ("file", "folder")
         raise ConfigError(

@@ -75,7 +75,7 @@ def write_samples(
     _check_metadata(metadata)
     check_choice("layout", layout, list(LAYOUTS))
     _check_defect(defect)
-    _check_empty(root)
+    check_empty(root)
     places = {k: (at.format(defect=defect), end) for k, (at, end) in LAYOUTS[layout].items()}
     root.mkdir(parents=True, exist_ok=True)
     count = 0
@@ -151,7 +151,8 @@ def _check_defect(defect: str) -> None:
         )
 
 
-def _check_empty(root: Path) -> None:
+def check_empty(root: Path) -> None:
+    """Raise ConfigError unless a folder is new or empty."""
     if root.exists() and not root.is_dir():
         raise ConfigError(
             f"folder: must name a folder; got the file {str(root)!r}; choose another name"

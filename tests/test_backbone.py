@@ -476,28 +476,38 @@ def test_preset_trains(product, tiny):
     assert {"r1/D", "path/length"} <= set().union(*backbone.history_)
 
 
-def test_a_run_that_is_not_resumed_is_put_aside_whole(tmp_path, product, tiny, capsys):
-    def content(folder):
-        return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+def content(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
+
+def test_a_run_that_is_not_resumed_is_put_aside_whole(tmp_path, product, tiny, capsys):
     first = Backbone(32, augment="safe", run_dir=tmp_path, **{**SHORT, "verbose": 1})
+    mine = {"notes.txt": b"mine", "sheet_000.png": b"a photo of a sheet"}
+    for name, text in mine.items():
+        (tmp_path / name).write_bytes(text)
     first.fit(product(8))
+    assert "now lies in" not in capsys.readouterr().err
     (tmp_path / "sheet_00009.00kimg.png").write_bytes(b"of the first run")
-    (tmp_path / "notes.txt").write_text("mine")
-    before = content(tmp_path)
-    capsys.readouterr()
-    for _ in range(2):
+    before = {name: text for name, text in content(tmp_path).items() if name not in mine}
+    for name in ("previous.run", "previous.run.2"):
         first.fit(product(8))
-        assert "now lies in" in capsys.readouterr().err
-        assert not list(tmp_path.glob("sheet_00009*"))
-        assert (tmp_path / "notes.txt").read_text() == "mine"
-        aside = content(tmp_path / "previous.run")
-        assert {"resume.pt", "history.jsonl"} <= set(aside)
-        if before:
-            assert aside == {k: v for k, v in before.items() if k != "notes.txt"}
-        else:
-            assert "sheet_00009.00kimg.png" not in aside
-        before = {}
+        assert f"now lies in {tmp_path / name}" in capsys.readouterr().err
+        assert mine.items() <= content(tmp_path).items()
+        assert {"resume.pt", "history.jsonl"} <= set(content(tmp_path / name))
+    assert content(tmp_path / "previous.run") == before
+    assert not list(tmp_path.glob("sheet_00009*"))
+
+
+def test_a_start_that_came_to_nothing_puts_nothing_aside(tmp_path, product, tiny):
+    """Killed before its first resume file, and begun anew with or without resume=True."""
+    first = Backbone(32, augment="safe", run_dir=tmp_path, **SHORT)
+    first.fit(product(8))
+    first.fit(product(8))
+    before = content(tmp_path / "previous.run")
+    (tmp_path / "resume.pt").unlink()
+    first.fit(product(8), resume=True)
+    assert content(tmp_path / "previous.run") == before
+    assert not (tmp_path / "previous.run.2").exists()
 
 
 @pytest.mark.parametrize(
@@ -507,7 +517,7 @@ def test_a_run_that_is_not_resumed_is_put_aside_whole(tmp_path, product, tiny, c
         ({"augment": ["safe"]}, "^augment: "),
         ({"seed": -1}, "^seed: "),
         ({"device": "gpu"}, "^device: "),
-        ({"verbose": "loud"}, "^verbose: "),
+        ({"verbose": "loud"}, "^verbose: must be an integer"),
         ({"run_dir": 3}, "^run_dir: must be a text or a path; got 3 of type int"),
         ({"run_dir": "/dev/null"}, "^run_dir: "),
         ({"run_dir": "/dev/null/x"}, "^run_dir: "),

@@ -104,7 +104,7 @@ def test_an_output_that_cannot_be_replaced_stops_before_training(photos, tmp_pat
     (tmp_path / "mine.txt").write_text("mine")
     assert run("train-backbone", photos / "good", "--out", tmp_path, *TINY) == 2
     error = capsys.readouterr().err
-    assert "--out: a folder is replaced only if all in it was written by this library" in error
+    assert "--out: a folder with content is replaced only if" in error
     assert "mine.txt" in error
     assert len(error.strip().splitlines()) == 1
 
@@ -118,6 +118,29 @@ def test_an_output_that_cannot_be_written_stops_before_training(photos, tmp_path
         assert error.startswith(f"defectgen: {'--out' if out == 'file/x' else 'run_dir'}: must ")
         assert len(error.splitlines()) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
+
+
+def test_a_run_within_the_output_is_refused(photos, tmp_path, capsys):
+    for run_dir in (tmp_path / "x", tmp_path / "x" / "run"):
+        places = ("--out", tmp_path / "x", "--run-dir", run_dir)
+        assert run("train-backbone", photos / "good", *places, *TINY) == 2
+        assert "--run-dir: must lie outside of --out" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_result_that_cannot_be_saved_is_not_lost(photos, tmp_path, capsys, monkeypatch):
+    def full(self, folder):
+        raise OSError(28, "No space left on device")
+
+    good = ("train-backbone", photos / "good", "--resolution", 32, "--augment", "none", *TINY)
+    with monkeypatch.context() as patch:
+        patch.setattr(defectgen.Backbone, "save_pretrained", full)
+        assert run(*good, "--out", tmp_path / "x") == 1
+    error = capsys.readouterr().err
+    assert f"No space left on device; {tmp_path / 'x.run'} holds the trained run" in error
+    more = ("--run-dir", tmp_path / "x.run", "--resume", "--out", tmp_path / "y")
+    assert run(*good, *more) == 0
+    assert (tmp_path / "y" / "config.json").is_file()
 
 
 def test_an_unsaved_run_is_not_overwritten(photos, tmp_path, capsys):
@@ -328,6 +351,20 @@ def test_ctrl_c_while_sampling_says_what_is_left(models, tmp_path, capsys, monke
     assert not (tmp_path / "x" / "metadata.jsonl").exists()
 
 
+def test_ctrl_c_before_sampling_says_nothing_of_what_was_there(tmp_path, capsys, monkeypatch):
+    def stopped(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(defectgen.DefectSynthesizer, "from_pretrained", stopped)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "b" / "mine.png").write_text("mine")
+    assert run("sample", "models/x", "-n", 4, "--out", tmp_path / "a") == 130
+    assert "nothing was kept" in capsys.readouterr().err
+    assert run("sample", "models/x", "-n", 4, "--out", tmp_path / "b") == 2
+    assert "must be new or empty" in capsys.readouterr().err
+
+
 def test_ctrl_c_before_anything_is_loaded_is_one_sentence():
     """Also while torch is being imported, which could not be imported again."""
     code = (
@@ -344,6 +381,19 @@ def test_ctrl_c_before_anything_is_loaded_is_one_sentence():
     )
 
 
+def test_a_broken_pipe_of_another_kind_is_told(monkeypatch, capsys):
+    def action():
+        raise BrokenPipeError(32, "Broken pipe")
+
+    assert patched(monkeypatch, action) == 1
+    assert capsys.readouterr().err == "defectgen: [Errno 32] Broken pipe\n"
+
+
+def test_a_program_without_a_console_has_no_output_to_end(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    assert patched(monkeypatch, lambda: None) == 0
+
+
 def test_whoever_has_read_enough_is_told_nothing():
     with subprocess.Popen(
         [sys.executable, "-m", "defectgen", "zoo", "list"],
@@ -353,7 +403,7 @@ def test_whoever_has_read_enough_is_told_nothing():
     ) as process:
         process.stdout.close()
         assert process.stderr.read() == b""
-    assert process.returncode == 1
+    assert process.returncode == 0  # what was asked for was done
 
 
 @pytest.mark.parametrize(

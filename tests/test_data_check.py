@@ -129,11 +129,19 @@ def test_a_mask_that_is_not_turned_with_its_photo_is_told(tmp_path):
     exif[0x0112] = 3
     with Image.open(home / "test" / "crack" / "000.png") as image:
         image.save(home / "test" / "crack" / "000.png", exif=exif)
-    assert (
-        check_data(home)[0]
-        .lines()[-1]
-        .startswith("  ground_truth/crack/000_mask.png: is turned otherwise than the image by EXIF")
+    told = check_data(home)[0].lines()[-1]
+    assert told.startswith(
+        "  ground_truth/crack/000_mask.png: is not turned by EXIF as the photo is"
     )
+
+
+def test_what_can_be_used_and_looks_wrong_is_told(tmp_path):
+    home = mvtec(tmp_path)
+    path = home / "train" / "good" / "000.png"
+    with Image.open(path) as image:
+        Image.fromarray(np.asarray(image) // 17).save(path)
+    told = check_data(home)[0].lines()[-1]
+    assert told.startswith("  train/good/000.png: has no value above 15 of 255")
 
 
 def test_oblong_photos(tmp_path, capsys):

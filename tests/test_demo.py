@@ -91,25 +91,32 @@ def test_the_demo_trains_a_branch_on_the_shipped_backbone_and_writes_everything(
 def test_the_demo_replaces_an_earlier_one(example, tmp_path):
     out = tmp_path / "demo"
     (out / "images").mkdir(parents=True)
-    (out / "images" / "old.png").write_bytes(b"old")
+    (out / "images" / "000099.png").write_bytes(b"old")
     (out / "report.md").write_text(f"{TITLE}\n\nold\n")
     demo(out, kimg=0.016)
-    assert not (out / "images" / "old.png").exists()
+    assert not (out / "images" / "000099.png").exists()
     assert "trained from nothing" in (out / "report.md").read_text()
     assert [p.name for p in tmp_path.iterdir()] == ["demo"]
 
 
 @pytest.mark.parametrize(
     "content",
-    [{"mine.txt": ""}, {"report.md": "# my report\n"}, {"report.md": TITLE, "mine.txt": ""}],
-    ids=["foreign file", "foreign report", "report and foreign file"],
+    [
+        {"mine.txt": ""},
+        {"report.md": "# my report\n"},
+        {"report.md": TITLE, "mine.txt": ""},
+        {"report.md": TITLE, "images/mine.png": ""},
+    ],
+    ids=["foreign file", "foreign report", "report and foreign file", "report and foreign picture"],
 )
 def test_the_demo_replaces_nothing_of_others(example, tmp_path, content):
     for name, text in content.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     with pytest.raises(ConfigError, match="out: must be new, empty or the output"):
         demo(tmp_path, kimg=0.016)
-    assert {p.name for p in tmp_path.iterdir()} == set(content)
+    files = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
+    assert files == set(content)
 
 
 def test_a_file_in_place_of_the_folder_is_refused(example, tmp_path):

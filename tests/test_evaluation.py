@@ -139,7 +139,9 @@ def test_bad_arguments_are_named(fitted_synth, defects, bad, message):
 def test_pairs_that_are_not_what_they_are_taken_for(fitted_synth, defects):
     with pytest.warns(DataWarning, match="^real_imgs: defects that were not trained on; got the p"):
         fitted_synth.evaluate(*defects(6), **CHEAP)
-    with pytest.warns(DataWarning, match="^training: the pairs of the fit; got others"):
+    with pytest.warns(
+        DataWarning, match="^training: the pairs of the fit, in their order; got others"
+    ):
         fitted_synth.evaluate(*defects(8, seed=3), training=defects(6, seed=4), **CHEAP)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -102,7 +102,7 @@ def test_atomic_folder_refuses_foreign_content_before_the_work(tmp_path: Path) -
     (tmp_path / "photos" / "a.png").write_text("precious")
     reached = []
     with (
-        pytest.raises(ConfigError, match=r"written by this library; got .* with a\.png; choose"),
+        pytest.raises(ConfigError, match=r"and nothing else; got .* with a\.png; choose"),
         atomic_folder(tmp_path / "photos") as temporary,
     ):
         reached.append(temporary)
@@ -120,7 +120,7 @@ def test_atomic_folder_refuses_content_that_came_during_the_work(tmp_path: Path)
             target.mkdir()
             (target / "a.png").write_text("precious")
 
-    with pytest.raises(ConfigError, match=r"written by this library; got .* with a\.png; choose"):
+    with pytest.raises(ConfigError, match=r"and nothing else; got .* with a\.png; choose"):
         write_meanwhile()
     assert (target / "a.png").read_text() == "precious"
     assert listing(tmp_path) == ["weights"]
@@ -208,15 +208,41 @@ def test_what_cannot_be_written_is_named(
     assert (tmp_path / "file").read_text() == "mine"
 
 
+@pytest.mark.parametrize("folder", [True, False])
 def test_a_place_that_is_kept_from_us_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: bool
 ) -> None:
+    """The folder is there, and nothing can be made in it."""
+    make = Path.mkdir
+
     def refused(path: Path, *rest: object, **more: object) -> None:
-        raise PermissionError(13, "Permission denied", str(path))
+        if path.suffix == ".tmp":
+            raise PermissionError(13, "Permission denied", str(path))
+        make(path, *rest, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Path, "mkdir", refused)
     with pytest.raises(ConfigError, match="^--out: must be a place.*Permission denied"):
-        check_writable(tmp_path / "x", "--out", folder=True)
+        check_writable(tmp_path / "x", "--out", folder=folder)
+    assert listing(tmp_path) == []
+
+
+def test_what_file_managers_leave_is_no_content(tmp_path: Path) -> None:
+    target = tmp_path / "weights"
+    target.mkdir()
+    for name in (".DS_Store", "Thumbs.db", "._a", "desktop.ini"):
+        (target / name).write_text("")
+    with atomic_folder(target) as temporary:
+        (temporary / "x").write_text("1")
+    assert listing(target) == ["x"]
+
+
+def test_what_is_mounted_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "is_mount", lambda path: path == tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ConfigError, match="must name a folder"), atomic_folder(tmp_path / "out"):
+        pass
 
 
 @pytest.mark.parametrize("name", ["a.txt", "sub/a.txt", "./a.txt", ".hidden"])

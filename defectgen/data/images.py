@@ -24,9 +24,9 @@ from defectgen.data.sources import (
     Item,
     Unusable,
     list_items,
-    orientation,
     problem_text,
     read_size,
+    turned_apart,
 )
 from defectgen.errors import ImageError, MaskError
 
@@ -219,8 +219,7 @@ def _fits(
 ) -> bool:
     height, width = mask.shape
     if (width, height) == picture.size:
-        alike = orientation(item.value) == orientation(mask_item.value)
-        found.note(mask_item.label, [] if alike else [f"are {TURNED}"])
+        found.note(mask_item.label, [TURNED] if turned_apart(item.value, mask_item.value) else [])
         return True
     found.problems[mask_item.label] = (
         f"is {width}x{height}, but its image {item.label} is {picture.width}x{picture.height}: "
@@ -236,8 +235,10 @@ def _raise_problems(images: Findings, masks: Findings) -> None:
         return
     if not images.problems:
         raise MaskError(problem_text(masks.argument, masks.problems, masks.total))
-    argument = f"{images.argument}, {masks.argument}" if masks.problems else images.argument
-    raise ImageError(problem_text(argument, problems, images.total + masks.total))
+    argument, total = images.argument, images.total
+    if masks.problems:
+        argument, total = f"{argument}, {masks.argument}", total + masks.total
+    raise ImageError(problem_text(argument, problems, total))
 
 
 def _note_duplicates(items: Sequence[Item], images: Iterable[Tensor], found: Findings) -> None:

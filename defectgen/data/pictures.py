@@ -15,10 +15,10 @@ MIN_SIDE = 32
 #: the decoder keeps the upper ones only: those of a camera with 12 bits end here.
 NEARLY_BLACK = 15
 
-_TWELVE_BIT = "have 16 bits but no value above 4095, so they come out dark: scale them first"
+_TWELVE_BIT = "have 16 bits but no value above 4095, which comes out dark: scale it first"
 _BLACK = (
-    f"have no value above {NEARLY_BLACK} of 255, so they are nearly black: check how many bits "
-    "they were saved with"
+    f"have no value above {NEARLY_BLACK} of 255, which is nearly black: check with how many bits "
+    "it was saved"
 )
 _ADVICE = {
     "CMYK": "convert it to RGB with its color profile",

@@ -25,8 +25,8 @@ from defectgen.data.sources import (
     Unusable,
     Value,
     open_picture,
-    orientation,
     problem_text,
+    turned_apart,
 )
 from defectgen.data.survey import Entry, Problem, Survey, printable
 from defectgen.errors import DefectGenError, ImageError, MaskError
@@ -166,10 +166,12 @@ def _look_at_image(
         raw = open_picture(entry.image)
         if raw.width != raw.height and square is None:
             raise Unusable(f"is {raw.width}x{raw.height}, {_OBLONG}")
-        picture, _ = decode_image(square_image(raw, square), 3)
+        picture, remarks = decode_image(square_image(raw, square), 3)
     except Unusable as error:
         found.error(entry.image, str(error))
         return None
+    for remark in remarks:
+        found.warn(entry.image, _of_one(remark))
     content = hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).digest()
     if content in seen:
         found.warn(entry.image, _copy_text(entry, seen[content], found))
@@ -181,7 +183,7 @@ def _look_at_mask(
     entry: Entry, drawn: Value, raw: Image.Image | None, square: Square, found: Survey
 ) -> None:
     try:
-        mask, _ = decode_mask(drawn)
+        mask, remark = decode_mask(drawn)
         height, width = mask.shape
         if raw is not None and (width, height) != raw.size:
             raise Unusable(
@@ -190,10 +192,18 @@ def _look_at_mask(
             )
         if raw is not None and not square_mask(mask, square).any():
             raise Unusable("lies outside the middle of its image: pass square='pad'")
-        if orientation(entry.image) != orientation(drawn):
-            found.warn(_plain(drawn), f"is {TURNED}", mask=True)
+        if turned_apart(entry.image, drawn):
+            found.warn(_plain(drawn), _of_one(TURNED), mask=True)
+        if remark:
+            found.warn(_plain(drawn), _of_one(remark), mask=True)
     except Unusable as error:
         found.error(_plain(drawn), str(error), mask=True)
+
+
+def _of_one(remark: str) -> str:
+    """A remark on several files, as one on one file: its verb."""
+    verb, rest = remark.split(" ", 1)
+    return f"{ {'have': 'has', 'are': 'is'}.get(verb, verb) } {rest}"
 
 
 def _plain(mask: Value) -> object:

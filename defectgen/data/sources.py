@@ -58,8 +58,8 @@ class Unusable(Exception):
     """Why one item cannot be used; the funnel collects these into one error for the user."""
 
 
-#: Remark on a mask that EXIF turns otherwise than its image, or not at all.
-TURNED = "turned otherwise than the image by EXIF: check that it lies on the defect as one sees it"
+#: Remark on masks that EXIF turns otherwise than their images, or not at all.
+TURNED = "are not turned by EXIF as the photo is: does the mask lie on the defect as one sees it?"
 
 
 @dataclass(frozen=True)
@@ -219,8 +219,15 @@ def read_size(value: Value) -> tuple[int, int] | None:
     return size
 
 
-def orientation(value: Value) -> int:
+def turned_apart(image: Value, mask: Value) -> bool:
+    """Whether EXIF turns a square image otherwise than its mask; of an oblong one sizes tell."""
+    size = read_size(image)
+    return (size is None or size[0] == size[1]) and _orientation(image) != _orientation(mask)
+
+
+def _orientation(value: Value) -> int:
     """How a picture has to be turned to be upright, as EXIF numbers it; 1 if nothing says so."""
+    value = getattr(value, "path", value)  # of a deferred one the file it is made from
     if isinstance(value, (np.ndarray, Deferred)):
         return 1
     try:
@@ -228,12 +235,13 @@ def orientation(value: Value) -> int:
     except Unusable:
         return 1  # open_picture() will name the reason.
     try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+        found = int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # noqa: BLE001 - as in open_picture(); a broken tag turns nothing
         return 1
     finally:
         if isinstance(value, Path):
             image.close()
+    return found if 1 < found <= 8 else 1
 
 
 def _from_array(array: Array) -> Image.Image:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
+import re
 import time
 import warnings
 from collections.abc import Callable
@@ -17,8 +17,11 @@ from defectgen.files import RESUME_NAME, atomic_file
 from defectgen.messages import say
 from defectgen.training.state import TrainState
 
-HISTORY_NAME, SHEETS = "history.jsonl", "sheet_*.png"
-PREVIOUS_NAME, BOARD_NAME = "previous.run", "tensorboard"
+HISTORY_NAME, BOARD_NAME = "history.jsonl", "tensorboard"
+#: Sheets as `RunFolder` names them; a user's photos may lie beside these.
+_SHEET = re.compile(r"sheet_\d{5,}\.\d\dkimg\.png")
+#: Where an earlier run goes, within its run folder; further ones get a number.
+PREVIOUS_NAME = "previous.run"
 #: Ticks between two resume files, and between two contact sheets.
 RESUME_TICKS = 5
 SHEET_TICKS = 10
@@ -126,30 +129,35 @@ class RunFolder:
         if len(state.history) % RESUME_TICKS == 0:
             self.save(self.folder / RESUME_NAME, state)
         if len(state.history) % SHEET_TICKS == 0:
-            kimg = f"{state.images / 1000:08.2f}kimg"
-            self.draw(self.folder / SHEETS.replace("*", kimg))
+            self.draw(self.folder / f"sheet_{state.images / 1000:08.2f}kimg.png")
 
     def on_end(self, state: TrainState) -> None:
         """The state as it is now: complete, or the last good one."""
         self.save(self.folder / RESUME_NAME, state)
 
 
-def put_aside(folder: Path) -> bool:
-    """Move what an earlier run left in its folder into `PREVIOUS_NAME` there, in place of that.
+def put_aside(folder: Path) -> Path | None:
+    """Move an earlier run into a new folder within its own; nothing is removed.
+
+    What was stopped before its first resume file is no run: nothing could go on with it.
 
     Returns:
-        Whether there was anything.
+        The new folder; None if there was no run.
     """
-    names = (RESUME_NAME, HISTORY_NAME, BOARD_NAME)
-    found = [path for name in names if (path := folder / name).exists()]
-    found += sorted(folder.glob(SHEETS))
-    if found:
-        place = folder / PREVIOUS_NAME
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir()
-        for path in found:
+    if not (folder / RESUME_NAME).is_file():
+        return None
+    names = [HISTORY_NAME, BOARD_NAME]
+    names += [path.name for path in folder.iterdir() if _SHEET.fullmatch(path.name)]
+    place, number = folder / PREVIOUS_NAME, 1
+    while place.exists() or place.is_symlink():
+        number += 1
+        place = folder / f"{PREVIOUS_NAME}.{number}"
+    place.mkdir()
+    # The resume file last: until then this is still the folder of that run.
+    for path in [folder / name for name in (*names, RESUME_NAME)]:
+        if path.exists():
             path.rename(place / path.name)
-    return bool(found)
+    return place
 
 
 class MaskMonitor:

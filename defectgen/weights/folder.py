@@ -39,7 +39,6 @@ def save_folder(
     *,
     half: bool = False,
     include: Mapping[str, Path] | None = None,
-    files: Mapping[str, str] | None = None,
 ) -> str:
     """Write a weights folder; an older one is replaced only when the new one is complete.
 
@@ -50,32 +49,27 @@ def save_folder(
         tensors: Finite floating or integer tensors on any device; stored as float32 and int64.
         half: Store floating tensors as float16. The digest is that of the rounded values.
         include: Name of a sub-folder -> weights folder whose two files are copied into it.
-        files: Name of a further small text file -> its content.
 
     Returns:
         The digest of the stored tensors, as `tensor_digest` computes it.
 
     Raises:
-        ConfigError: `config` is not JSON or uses a key of this function; a name in `include` or
-            `files` is taken or not plain; `folder` may not be replaced (see `atomic_folder`).
+        ConfigError: `config` is not JSON or uses a key of this function; a name in `include` is
+            taken or not plain; `folder` holds anything but weights.
         WeightsError: a tensor is not finite (once rounded) or of another type, there are more than
             4 GB, or a folder in `include` is incomplete. Nothing is written.
     """
-    include, files = include or {}, files or {}
+    include = include or {}
     stored = {name: storable(name, tensors[name], half) for name in sorted(tensors)}
     total = sum(tensor.nbytes for tensor in stored.values())
     if total > MAX_TENSOR_BYTES:
         raise WeightsError(
             f"tensors: at most {MAX_TENSOR_BYTES} bytes; got {total}; store with half=True"
         )
-    _check_extras(include, files)
+    _check_included(include)
     digest = tensor_digest(stored)
     text = _config_text(kind, digest, config)
-
-    def foreign(older: Path) -> list[str]:
-        return [name for name in foreign_content(older) if name not in files]
-
-    with atomic_folder(folder, foreign) as temporary:
+    with atomic_folder(folder, foreign_content) as temporary:
         (temporary / FOLDER_MARK).write_text(text, encoding="utf-8")
         safetensors.torch.save_file(stored, temporary / TENSOR_FILE)
         # The writer keeps the file to its owner; weights are meant to be passed on.
@@ -84,8 +78,6 @@ def save_folder(
             (temporary / name).mkdir()
             for part in (FOLDER_MARK, TENSOR_FILE):
                 shutil.copyfile(source / part, temporary / name / part)
-        for name, content in files.items():
-            (temporary / name).write_text(content, encoding="utf-8")
     return digest
 
 
@@ -151,19 +143,29 @@ def read_config(folder: str | os.PathLike[str], kind: str | None = None) -> dict
 def foreign_content(folder: Path) -> list[str]:
     """Names of what a folder holds beside weights: whoever replaces it would lose that.
 
-    All names where `config.json` is not ours; the backbone's folder within a synthesizer belongs
-    to it.
+    All names where `config.json` is not ours; the backbone that a synthesizer includes belongs to
+    it.
     """
     names = sorted(os.listdir(folder))
     try:
-        kind = read_config(folder)["kind"]
+        config = read_config(folder)
     except WeightsError:
         return names
     own = {FOLDER_MARK, TENSOR_FILE}
-    inner = folder / BACKBONE_FOLDER
-    if kind == "synthesizer" and inner.is_dir() and set(os.listdir(inner)) <= own:
+    if _holds_backbone(folder / BACKBONE_FOLDER, config.get("backbone")):
         own.add(BACKBONE_FOLDER)
     return [name for name in names if name not in own]
+
+
+def _holds_backbone(inner: Path, entry: object) -> bool:
+    """Whether a sub-folder is the backbone that its synthesizer says it includes, and no more."""
+    if not isinstance(entry, dict) or entry.get("included") is not True or not inner.is_dir():
+        return False
+    try:
+        digest = read_config(inner, "backbone")["digest"]
+    except WeightsError:
+        return False
+    return bool(digest == entry.get("digest")) and not foreign_content(inner)
 
 
 @contextmanager
@@ -211,19 +213,19 @@ def _config_text(kind: str, digest: str, config: Mapping[str, Any]) -> str:
         raise ConfigError(f"config: must be JSON without NaN; got {error}; convert it") from error
     if len(text) > MAX_CONFIG_BYTES:  # ASCII, so that characters are bytes
         raise ConfigError(
-            f"config: at most {MAX_CONFIG_BYTES} bytes of JSON; got {len(text)}; use files"
+            f"config: at most {MAX_CONFIG_BYTES} bytes of JSON; got {len(text)}; leave some out"
         )
     return text
 
 
-def _check_extras(include: Mapping[str, Path], files: Mapping[str, str]) -> None:
-    names = [FOLDER_MARK, TENSOR_FILE, *include, *files]
+def _check_included(include: Mapping[str, Path]) -> None:
+    names = [FOLDER_MARK, TENSOR_FILE, *include]
     for name in names:
         # Lower case: some file systems do not tell the two apart.
         twice = [other.lower() for other in names].count(name.lower()) > 1
         if twice or name in ("", ".", "..") or set(name) & set("/\\:\0"):
             raise ConfigError(
-                f"include, files: names must be plain and different; got {name!r}; choose another"
+                f"include: names must be plain and different; got {name!r}; choose another"
             )
     for name, source in include.items():
         missing = [part for part in (FOLDER_MARK, TENSOR_FILE) if not (source / part).is_file()]

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from sample_pictures import Pixels, noise, save
 
+from defectgen.data.deferred import AnyClass
 from defectgen.data.images import load_pairs
 from defectgen.errors import DataWarning, ImageError, MaskError
 
@@ -70,7 +71,9 @@ def test_a_photo_that_exif_turns_and_a_mask_that_it_does_not(tmp_path: Path) -> 
     Image.fromarray(spot()).save(tmp_path / "plain.png")
     for image, mask in (("turned", "plain"), ("plain", "turned")):
         pair = [tmp_path / f"{image}.jpg"], [tmp_path / f"{mask}.png"]
-        with pytest.warns(DataWarning, match=r"masks: 1 of 1 .* turned otherwise than the image"):
+        with pytest.warns(
+            DataWarning, match=r"masks: 1 of 1 .* are not turned by EXIF as the photo"
+        ):
             load_pairs(*pair, resolution=32, channels=3)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -78,6 +81,17 @@ def test_a_photo_that_exif_turns_and_a_mask_that_it_does_not(tmp_path: Path) -> 
             pair = [tmp_path / f"{name}.jpg"], [tmp_path / f"{name}.png"]
             load_pairs(*pair, resolution=32, channels=3)
         load_pairs([noise()], [Image.fromarray(spot())], resolution=32, channels=3)
+        turned = [tmp_path / "turned.jpg"], [AnyClass(tmp_path / "turned.png")]
+        load_pairs(*turned, resolution=32, channels=3)
+        exif[0x0112] = 0  # no number of EXIF: turns nothing
+        Image.fromarray(noise()).save(tmp_path / "zero.jpg", exif=exif)
+        load_pairs([tmp_path / "zero.jpg"], [tmp_path / "plain.png"], resolution=32, channels=3)
+
+
+def test_only_what_is_bad_is_counted() -> None:
+    pairs = [noise(), noise()[:33], noise(seed=1)], [spot()] * 3
+    with pytest.raises(ImageError, match="^defect_imgs: all must be usable; got 1 bad of 3"):
+        load_pairs(*pairs, resolution=32, channels=3)
 
 
 def test_pair_digest_sees_masks() -> None:

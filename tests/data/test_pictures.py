@@ -98,7 +98,7 @@ def test_a_picture_that_is_nearly_black_is_warned_about() -> None:
     """As color with 12 of 16 bits is, of which Pillow keeps the upper ones."""
     dark = noise(32) // 17
     assert dark.max() == 15
-    with pytest.warns(DataWarning, match="have no value above 15 of 255, so they are nearly black"):
+    with pytest.warns(DataWarning, match="have no value above 15 of 255, which is nearly black"):
         one(dark)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

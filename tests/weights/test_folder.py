@@ -99,12 +99,16 @@ def test_loaded_tensors_do_not_depend_on_the_file(saved, tensors):
     assert tensor_digest(loaded) == tensor_digest(tensors)
 
 
-def test_include_copies_the_two_files_and_files_adds_text(tmp_path, saved, tensors):
+def including(saved):
+    """What a synthesizer says of the backbone in its folder."""
+    digest = json.loads((saved / "config.json").read_text())["digest"]
+    return {"backbone": {"included": True, "digest": digest}}
+
+
+def test_include_copies_the_two_files(tmp_path, saved, tensors):
     (saved / "stray.txt").write_text("not copied")
     path = tmp_path / "synth"
-    extra = {"history.json": "[1, 2]\n"}
-    save_folder(path, "synthesizer", {}, tensors, include={"backbone": saved}, files=extra)
-    assert (path / "history.json").read_text() == "[1, 2]\n"
+    save_folder(path, "synthesizer", {}, tensors, include={"backbone": saved})
     assert sorted(p.name for p in (path / "backbone").iterdir()) == [
         "config.json",
         "model.safetensors",
@@ -113,9 +117,9 @@ def test_include_copies_the_two_files_and_files_adds_text(tmp_path, saved, tenso
 
 
 def test_a_sub_folder_of_the_replaced_folder_can_be_included(tmp_path, saved, tensors):
-    path = tmp_path / "synth"
+    path, config = tmp_path / "synth", including(saved)
     for _ in range(2):
-        save_folder(path, "synthesizer", {}, tensors, include={"backbone": saved})
+        save_folder(path, "synthesizer", config, tensors, include={"backbone": saved})
         saved = path / "backbone"
     assert tensor_digest(load_folder(saved, "backbone")[1]) == tensor_digest(tensors)
 
@@ -145,32 +149,42 @@ def lay(root, content):
         ({"config.json": "{", "model.safetensors": "mine"}, "config.json, model"),
         ({".": True, "notes.txt": "mine"}, "with notes.txt;"),
         ({".": True, "scratch": True}, "with scratch;"),
-        ({".": True, "backbone": True, "backbone/notes.txt": "mine"}, "with backbone;"),
         ({".": True, **{f"{i}.png": "mine" for i in range(5)}}, "with 0.png, 1.png, 2.png and 2 m"),
     ],
 )
 def test_what_is_not_of_the_weights_is_not_lost(tmp_path, tensors, content, named):
     lay(tmp_path / "m", content)
     before = tree(tmp_path)
-    with pytest.raises(ConfigError, match=r"^path: a folder is replaced only if") as caught:
+    with pytest.raises(ConfigError, match=r"^path: a folder with content is replaced") as caught:
         save_folder(tmp_path / "m", "synthesizer", {}, tensors)
     assert named in str(caught.value)
     assert tree(tmp_path) == before
 
 
-def test_a_synthesizer_beside_a_backbone_is_not_taken_for_its_own(tmp_path, saved, tensors):
-    """Only a synthesizer has a folder of this name."""
-    save_folder(saved / "backbone", "synthesizer", {}, {})
+@pytest.mark.parametrize("change", ["another", "more", "not included", "synthesizer"])
+def test_a_backbone_that_is_not_that_of_the_branch_is_not_lost(tmp_path, saved, tensors, change):
+    path, config = tmp_path / "m", including(saved)
+    if change == "not included":
+        config["backbone"]["included"] = False
+    save_folder(path, "synthesizer", config, {}, include={"backbone": saved})
+    if change == "another":
+        save_folder(path / "backbone", "backbone", {}, {})
+    elif change == "more":
+        (path / "backbone" / "notes.txt").write_text("mine")
+    elif change == "synthesizer":
+        save_folder(path / "backbone", "synthesizer", {}, tensors)
+    before = tree(path)
     with pytest.raises(ConfigError, match="with backbone;"):
-        save_folder(saved, "backbone", {}, tensors)
+        save_folder(path, "synthesizer", {}, {})
+    assert tree(path) == before
 
 
 def test_what_was_saved_is_replaced_whatever_it_was(tmp_path, saved, tensors):
     path = tmp_path / "m"
-    extra = {"notes.txt": "mine"}
-    save_folder(path, "synthesizer", {}, {}, include={"backbone": saved}, files=extra)
-    save_folder(path, "backbone", {}, tensors, files=extra)
-    assert sorted(tree(path)) == ["config.json", "model.safetensors", "notes.txt"]
+    save_folder(path, "synthesizer", including(saved), {}, include={"backbone": saved})
+    (path / ".DS_Store").write_text("")
+    save_folder(path, "backbone", {}, tensors)
+    assert sorted(tree(path)) == ["config.json", "model.safetensors"]
     assert tensor_digest(load_folder(path, "backbone")[1]) == tensor_digest(tensors)
 
 
@@ -264,15 +278,13 @@ def test_a_config_that_could_not_be_read_back_is_refused(tmp_path, config, words
 )
 def test_extra_names_must_be_plain_and_free(tmp_path, saved, name):
     with pytest.raises(ConfigError, match="plain and different"):
-        save_folder(tmp_path / "m", "x", {}, {}, files={name: "text"})
-    with pytest.raises(ConfigError, match="plain and different"):
         save_folder(tmp_path / "m", "x", {}, {}, include={name: saved})
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
 def test_the_same_extra_name_twice_is_refused(tmp_path, saved):
     with pytest.raises(ConfigError, match="plain and different"):
-        save_folder(tmp_path / "m", "x", {}, {}, files={"a": ""}, include={"a": saved})
+        save_folder(tmp_path / "m", "x", {}, {}, include={"a": saved, "A": saved})
 
 
 def test_an_incomplete_include_is_refused(tmp_path, saved):
