@@ -123,7 +123,7 @@ def check_replaceable(
     """
     target = Path(path).resolve()
     # What is mounted cannot be renamed.
-    if target == target.parent or target.is_mount():
+    if target == target.parent or os.path.ismount(target):
         raise ConfigError(f"{name}: must name a folder; got {str(target)!r}; add a name")
     if not target.exists():
         return

@@ -239,7 +239,7 @@ def test_what_file_managers_leave_is_no_content(tmp_path: Path) -> None:
 def test_what_is_mounted_is_refused_before_the_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Path, "is_mount", lambda path: path == tmp_path / "out")
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == tmp_path / "out")
     (tmp_path / "out").mkdir()
     with pytest.raises(ConfigError, match="must name a folder"), atomic_folder(tmp_path / "out"):
         pass
