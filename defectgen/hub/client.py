@@ -103,6 +103,9 @@ def asking(repo_id: str, revision: str | None = None) -> Iterator[None]:
 
 def _sentence(error: Exception, status: int | None, repo_id: str, revision: str | None) -> str:
     kind = type(error).__name__
+    # Only what is to be read has a revision, and might have been meant for a folder.
+    name = repr(repo_id) if revision is None else f"{repo_id!r}, which is no folder here"
+    read = "" if revision is None else ": what has come is kept"
     what = kind if status is None else f"{status} {kind}"
     if kind == "RevisionNotFoundError":
         return (
@@ -111,13 +114,12 @@ def _sentence(error: Exception, status: int | None, repo_id: str, revision: str 
         )
     if status in (401, 403, 404):
         return (
-            f"name: must be an existing folder, or a repository of the hub that you may use; got "
-            f"{repo_id!r}, which is no folder here, and from the hub {what}; check the name, or "
+            f"name: must be {'' if revision is None else 'an existing folder, or '}a repository of "
+            f"the hub that you may use; got {name}, and from the hub {what}; check the name, or "
             "pass a token that may"
         )
     reason = getattr(error, "strerror", None)
     return (
-        f"hub: must be reached for {repo_id!r}, which is no folder here; got {what}"
-        f"{f' ({reason})' if reason else ''}; check the name and the connection, and call again: "
-        "what has come is kept"
+        f"hub: must be reached for {name}; got {what}{f' ({reason})' if reason else ''}; check the "
+        f"name and the connection, and call again{read}"
     )

@@ -17,6 +17,7 @@ from hub_server import TOKEN
 import defectgen
 from defectgen import Backbone, ConfigError, DefectSynthesizer, WeightsError
 from defectgen.hub import HubOptions, HubSource
+from defectgen.hub.client import HubError
 
 NAME = "tester/base"
 WEIGHTS = "model.safetensors"
@@ -169,6 +170,14 @@ def test_offline_says_what_is_missing(hub, commit, cache):
     assert not cache.exists()
     with pytest.raises(ConfigError, match="^local_files_only, force_download:"):
         load(local_files_only=True, force_download=True)
+
+
+def test_nobody_pushes_to_a_folder(hub, fitted_backbone, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(
+        HubError, match="^hub: must be reached for .*/base'; got Connect.*call again$"
+    ):
+        fitted_backbone.push_to_hub(NAME, license="other", token=TOKEN)
 
 
 def test_a_hub_that_is_down_leaves_what_was_downloaded(
