@@ -107,15 +107,17 @@ def _sample(arguments: argparse.Namespace) -> None:
     from defectgen.rng import fresh_seed
     from defectgen.synthesizer import DefectSynthesizer
     from defectgen.weights import tensor_digest
-    from defectgen.writer import DEFECT, check_empty, write_samples
+    from defectgen.writer import DEFECT, METADATA_NAME, check_empty, write_samples
 
     if arguments.defect is not None and arguments.format != "mvtec":
         raise ConfigError(
             f"--defect: belongs to --format mvtec; got {arguments.defect!r} with --format "
             f"{arguments.format}; leave it out, or add --format mvtec"
         )
-    check_empty(Path(arguments.out))
-    check_writable(arguments.out, "--out", folder=True)
+    out = Path(arguments.out)
+    check_empty(out)
+    # An existing folder is filled, not replaced: the parent of a mounted one may not be ours.
+    check_writable(out / METADATA_NAME if out.is_dir() else out, "--out", folder=not out.is_dir())
     synth = DefectSynthesizer.from_pretrained(
         arguments.model, revision=arguments.revision, device=arguments.device
     )

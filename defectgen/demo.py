@@ -22,7 +22,7 @@ from defectgen.demo_report import REPORT_NAME, SHEET_NAME, TITLE, DemoResult, re
 from defectgen.demo_speed import measure_speed
 from defectgen.errors import ConfigError
 from defectgen.estimator import FEWEST_KIMG
-from defectgen.files import RESUME_NAME, run_beside
+from defectgen.files import LITTER, RESUME_NAME, run_beside
 from defectgen.networks.defect import receptive_radius
 from defectgen.scores import score_table
 from defectgen.sheet import SheetRow, contact_sheet
@@ -184,6 +184,7 @@ def _check_replaceable(target: Path) -> None:
         found = {entry.name for entry in target.iterdir()}
         inner = (entry for name in pictures & found for entry in (target / name).glob("*"))
         found |= {entry.name for entry in inner if not _SAMPLE.fullmatch(entry.name)}
+        found = {name for name in found if not LITTER.fullmatch(name)}
         report = target / REPORT_NAME
         if not found or (found <= own and report.is_file() and _is_ours(report)):
             return

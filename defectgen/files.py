@@ -20,14 +20,16 @@ from defectgen.errors import ConfigError
 # Folders of weights and of compiled kernels hold this file.
 FOLDER_MARK = "config.json"
 #: What file managers leave behind.
-_LITTER = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini", re.IGNORECASE)
+LITTER = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini", re.IGNORECASE)
 #: State of a training, in its run folder.
 RESUME_NAME = "resume.pt"
 
 
 def run_beside(out: str | os.PathLike[str]) -> Path:
     """The run folder of an output that nobody named another for: OUT.run beside OUT."""
-    path = Path(out)
+    path = Path(out).absolute() if Path(out).name in ("", "..") else Path(out)
+    if not path.name:
+        raise ConfigError(f"--out: must name a folder; got {str(out)!r}; add a name")
     return path.with_name(f"{path.name}.run")
 
 
@@ -131,7 +133,7 @@ def check_replaceable(
         raise ConfigError(
             f"{name}: must name a folder; got the file {str(target)!r}; choose another name"
         )
-    if names := [entry for entry in foreign(target) if not _LITTER.fullmatch(entry)]:
+    if names := [entry for entry in foreign(target) if not LITTER.fullmatch(Path(entry).name)]:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         raise ConfigError(
             f"{name}: a folder with content is replaced only if it holds what this version reads "

@@ -326,6 +326,23 @@ def test_sampling_into_a_full_folder_is_refused(models, tmp_path, capsys):
     assert "folder: must be new or empty" in capsys.readouterr().err
 
 
+def test_an_empty_folder_is_filled_whatever_its_parent_allows(models, tmp_path, monkeypatch):
+    """As what is mounted into a container."""
+    make, out = Path.mkdir, tmp_path / "out"
+    out.mkdir()
+
+    def kept(path, *rest, **more):
+        if path.parent == tmp_path:
+            raise PermissionError(13, "Permission denied", str(path))
+        make(path, *rest, **more)
+
+    monkeypatch.setattr(Path, "mkdir", kept)
+    assert run("sample", models / "scratch", "-n", 1, "--out", tmp_path / "new") == 2
+    monkeypatch.setattr(Path, "mkdir", lambda p, *a, **k: None if p == out else kept(p, *a, **k))
+    assert run("sample", models / "scratch", "-n", 1, "--out", out) == 0
+    assert (out / "metadata.jsonl").is_file()
+
+
 def test_a_name_of_a_defect_belongs_to_mvtec(models, tmp_path, capsys):
     command = ("sample", models / "scratch", "-n", 1, "--out", tmp_path / "x", "--defect", "crack")
     assert run(*command) == 2

@@ -10,8 +10,10 @@ from data_trees import mask, mvtec, photo, spot, visa
 from PIL import Image
 
 from defectgen.cli import main
+from defectgen.data.deferred import SquareImage, SquareMask
+from defectgen.data.images import load_pairs
 from defectgen.data_check import check_data
-from defectgen.errors import ConfigError, ImageError
+from defectgen.errors import ConfigError, DataWarning, ImageError
 from defectgen.sheet import OUTLINE
 
 
@@ -133,6 +135,25 @@ def test_a_mask_that_is_not_turned_with_its_photo_is_told(tmp_path):
     assert told.startswith(
         "  ground_truth/crack/000_mask.png: is not turned by EXIF as the photo is"
     )
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_oblong_photos_that_exif_turns(tmp_path, orientation):
+    """Of half a turn sizes tell nothing; of a quarter they fit what was drawn as it is seen."""
+    home, exif = mvtec(tmp_path), Image.Exif()
+    exif[0x0112] = orientation
+    names = home / "test" / "crack" / "000.png", home / "ground_truth" / "crack" / "000_mask.png"
+    raw, seen = (80, 40), (80, 40) if orientation == 3 else (40, 80)
+    Image.fromarray(np.full((raw[1], raw[0], 3), 99, np.uint8)).save(names[0], exif=exif)
+    drawn = np.zeros((seen[1], seen[0]), np.uint8)
+    drawn[15:30, 15:30] = 255
+    Image.fromarray(drawn).save(names[1])
+    pair = [SquareImage(names[0], "crop")], [SquareMask(names[1], "crop")]
+    told = "is not turned by EXIF" in "".join(check_data(home, square="crop")[0].lines())
+    assert told == (orientation == 3)
+    if orientation == 3:
+        with pytest.warns(DataWarning, match="are not turned by EXIF"):
+            load_pairs(*pair, resolution=32, channels=3)
 
 
 def test_what_can_be_used_and_looks_wrong_is_told(tmp_path):

@@ -226,6 +226,13 @@ def test_a_place_that_is_kept_from_us_is_named(
     assert listing(tmp_path) == []
 
 
+def test_a_run_lies_beside_what_it_makes() -> None:
+    assert run_beside("a/b") == Path("a/b.run")
+    assert run_beside(".") == Path.cwd().with_name(f"{Path.cwd().name}.run")
+    with pytest.raises(ConfigError, match="^--out: must name a folder"):
+        run_beside("/")
+
+
 def test_what_file_managers_leave_is_no_content(tmp_path: Path) -> None:
     target = tmp_path / "weights"
     target.mkdir()

@@ -16,9 +16,9 @@ from torch import Tensor
 from defectgen.checks import check_channels, check_resolution
 from defectgen.data.folders import pair_folders
 from defectgen.data.masks import decode_mask, list_masks, resize_mask
+from defectgen.data.orientation import TURNED, turned_apart
 from defectgen.data.pictures import MIN_SIDE, decode_image, resize_image, split_batch
 from defectgen.data.sources import (
-    TURNED,
     Findings,
     ImageSource,
     Item,
@@ -26,7 +26,6 @@ from defectgen.data.sources import (
     list_items,
     problem_text,
     read_size,
-    turned_apart,
 )
 from defectgen.errors import ImageError, MaskError
 

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from defectgen.errors import DataWarning, ImageError
@@ -56,10 +56,6 @@ SHOWN = 10  # bad files named in one error; the rest is counted
 
 class Unusable(Exception):
     """Why one item cannot be used; the funnel collects these into one error for the user."""
-
-
-#: Remark on masks that EXIF turns otherwise than their images, or not at all.
-TURNED = "are not turned by EXIF as the photo is: does the mask lie on the defect as one sees it?"
 
 
 @dataclass(frozen=True)
@@ -186,7 +182,7 @@ def open_picture(value: Value) -> Image.Image:
         return _from_array(value)
     if isinstance(value, Deferred):
         return value.open()
-    image = _open(value)
+    image = open_lazily(value)
     try:
         frames = getattr(image, "n_frames", 1)
         # Phones write a JPEG with a preview behind the picture (MPO): the first one is meant.
@@ -210,38 +206,13 @@ def read_size(value: Value) -> tuple[int, int] | None:
     if isinstance(value, Deferred):
         return value.size()
     try:
-        image = _open(value)
+        image = open_lazily(value)
     except Unusable:
         return None  # open_picture() will name the reason.
     size = (image.height, image.width)
     if isinstance(value, Path):
         image.close()
     return size
-
-
-def turned_apart(image: Value, mask: Value) -> bool:
-    """Whether EXIF turns a square image otherwise than its mask; of an oblong one sizes tell."""
-    size = read_size(image)
-    return (size is None or size[0] == size[1]) and _orientation(image) != _orientation(mask)
-
-
-def _orientation(value: Value) -> int:
-    """How a picture has to be turned to be upright, as EXIF numbers it; 1 if nothing says so."""
-    value = getattr(value, "path", value)  # of a deferred one the file it is made from
-    if isinstance(value, (np.ndarray, Deferred)):
-        return 1
-    try:
-        image = _open(value)
-    except Unusable:
-        return 1  # open_picture() will name the reason.
-    try:
-        found = int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # noqa: BLE001 - as in open_picture(); a broken tag turns nothing
-        return 1
-    finally:
-        if isinstance(value, Path):
-            image.close()
-    return found if 1 < found <= 8 else 1
 
 
 def _from_array(array: Array) -> Image.Image:
@@ -265,7 +236,8 @@ def _check_pixels(width: int, height: int) -> None:
         raise Unusable(f"is {width}x{height}, without any pixel: remove it")
 
 
-def _open(value: Path | Image.Image) -> Image.Image:
+def open_lazily(value: Path | Image.Image) -> Image.Image:
+    """Read the header of a picture, or refuse it as `open_picture` does; pixels come later."""
     if isinstance(value, Image.Image):
         _check_pixels(value.width, value.height)
         return value

@@ -152,20 +152,23 @@ def foreign_content(folder: Path) -> list[str]:
     except WeightsError:
         return names
     own = {FOLDER_MARK, TENSOR_FILE}
-    if _holds_backbone(folder / BACKBONE_FOLDER, config.get("backbone")):
-        own.add(BACKBONE_FOLDER)
-    return [name for name in names if name not in own]
+    found = [name for name in names if name not in own]
+    inner = folder / BACKBONE_FOLDER
+    if _is_included(inner, config.get("backbone")):
+        found.remove(BACKBONE_FOLDER)
+        found += [f"{BACKBONE_FOLDER}/{name}" for name in foreign_content(inner)]
+    return found
 
 
-def _holds_backbone(inner: Path, entry: object) -> bool:
-    """Whether a sub-folder is the backbone that its synthesizer says it includes, and no more."""
+def _is_included(inner: Path, entry: object) -> bool:
+    """Whether a sub-folder is the backbone that its synthesizer says it includes."""
     if not isinstance(entry, dict) or entry.get("included") is not True or not inner.is_dir():
         return False
     try:
         digest = read_config(inner, "backbone")["digest"]
     except WeightsError:
         return False
-    return bool(digest == entry.get("digest")) and not foreign_content(inner)
+    return bool(digest == entry.get("digest"))
 
 
 @contextmanager
