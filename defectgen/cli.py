@@ -12,7 +12,7 @@ from pathlib import Path
 from defectgen.arguments import command_line, run_folder
 from defectgen.console import messages_on_stderr
 from defectgen.errors import ConfigError, DefectGenError
-from defectgen.files import RESUME_NAME, check_writable, run_beside
+from defectgen.files import RESUME_NAME, check_fillable, check_writable, run_beside
 
 # The commands import what is heavy themselves, so that --help answers at once.
 
@@ -107,17 +107,15 @@ def _sample(arguments: argparse.Namespace) -> None:
     from defectgen.rng import fresh_seed
     from defectgen.synthesizer import DefectSynthesizer
     from defectgen.weights import tensor_digest
-    from defectgen.writer import DEFECT, METADATA_NAME, check_empty, write_samples
+    from defectgen.writer import DEFECT, check_empty, write_samples
 
     if arguments.defect is not None and arguments.format != "mvtec":
         raise ConfigError(
             f"--defect: belongs to --format mvtec; got {arguments.defect!r} with --format "
             f"{arguments.format}; leave it out, or add --format mvtec"
         )
-    out = Path(arguments.out)
-    check_empty(out)
-    # An existing folder is filled, not replaced: the parent of a mounted one may not be ours.
-    check_writable(out / METADATA_NAME if out.is_dir() else out, "--out", folder=not out.is_dir())
+    check_empty(Path(arguments.out))
+    check_fillable(arguments.out, "--out")
     synth = DefectSynthesizer.from_pretrained(
         arguments.model, revision=arguments.revision, device=arguments.device
     )

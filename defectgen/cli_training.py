@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from defectgen.arguments import run_folder
 from defectgen.errors import ConfigError, DefectGenError
@@ -25,14 +25,8 @@ def backbone_text(arguments: argparse.Namespace) -> str:
         arguments.resolution,
         channels=arguments.channels,
         preset=arguments.preset,
-        kimg=arguments.kimg,
         augment=arguments.augment,
-        batch_size=arguments.batch_size,
-        precision=arguments.precision,
-        run_dir=run_folder(arguments),
-        seed=arguments.seed,
-        device=arguments.device,
-        verbose=arguments.verbose,
+        **_shared(arguments),
     )
     backbone.fit(arguments.good_images, resume=arguments.resume)
     with _run_kept(arguments):
@@ -44,20 +38,17 @@ def fit_text(arguments: argparse.Namespace) -> str:
     """Learn one defect on a backbone, and say where the weights are."""
     _check_run(arguments)
     synth = _starting_point(arguments)
-    synth.set_params(
-        kimg=arguments.kimg,
-        batch_size=arguments.batch_size,
-        precision=arguments.precision,
-        first_resolution=arguments.first_resolution,
-        run_dir=run_folder(arguments),
-        seed=arguments.seed,
-        device=arguments.device,
-        verbose=arguments.verbose,
-    )
+    synth.set_params(first_resolution=arguments.first_resolution, **_shared(arguments))
     synth.fit(arguments.defect_imgs, arguments.masks, resume=arguments.resume)
     with _run_kept(arguments):
         synth.save_pretrained(arguments.out, include_backbone=arguments.include_backbone)
     return f"synthesizer: {arguments.out}"
+
+
+def _shared(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Parameters that both trainings have, by the names of Python."""
+    names = ("kimg", "batch_size", "precision", "seed", "device", "verbose")
+    return {name: getattr(arguments, name) for name in names} | {"run_dir": run_folder(arguments)}
 
 
 @contextmanager

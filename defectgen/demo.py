@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import secrets
 import shutil
 import time
 from collections.abc import Iterator
@@ -20,9 +19,8 @@ from defectgen.data.example import example_folders
 from defectgen.data.images import PairSet, load_pairs
 from defectgen.demo_report import REPORT_NAME, SHEET_NAME, TITLE, DemoResult, report
 from defectgen.demo_speed import measure_speed
-from defectgen.errors import ConfigError
 from defectgen.estimator import FEWEST_KIMG
-from defectgen.files import LITTER, RESUME_NAME, run_beside
+from defectgen.files import RESUME_NAME, atomic_folder, check_replaceable, run_beside
 from defectgen.networks.defect import receptive_radius
 from defectgen.scores import score_table
 from defectgen.sheet import SheetRow, contact_sheet
@@ -38,6 +36,8 @@ DEMO_KIMG = 2.0
 DEMO_SAMPLES = 64
 
 _COLUMNS = 8
+# What `write_samples` calls a picture.
+_PICTURE = re.compile(r"\d{6,}\.png")
 
 
 def demo(
@@ -66,7 +66,7 @@ def demo(
     budget = DEMO_KIMG if kimg is None else kimg
     check_range("kimg", budget, low=FEWEST_KIMG)
     check_range("seed", seed, low=0, integer=True)
-    _check_replaceable(target)
+    check_replaceable(target, _foreign, "out")
     seconds: dict[str, float] = {}
     example = example_folders()
     with _timed("load weights and photos", seconds):
@@ -113,7 +113,7 @@ def _write(
     seed: int,
 ) -> None:
     """Everything that a demo leaves behind; the time it takes is added to the result's."""
-    with _fresh_folder(result.folder) as folder:
+    with atomic_folder(result.folder, _foreign) as folder:
         with _timed("write pictures and sheet", result.seconds):
             write_samples([samples], folder, metadata=metadata)
             contact_sheet(_rows(real, samples), folder / SHEET_NAME, columns=_COLUMNS)
@@ -165,10 +165,6 @@ def _run_folder(target: Path, kimg: float, seed: int) -> Path:
     return run_beside(target) / f"{kimg:g}kimg_seed{seed}"
 
 
-#: What `write_samples` calls a picture.
-_SAMPLE = re.compile(r"\d{6,}\.png")
-
-
 def _remove_run(run_dir: Path) -> None:
     """Remove a finished run, and the folder around it unless another run lies there."""
     shutil.rmtree(run_dir)
@@ -176,45 +172,22 @@ def _remove_run(run_dir: Path) -> None:
         run_dir.parent.rmdir()
 
 
-def _check_replaceable(target: Path) -> None:
-    """Refuse to replace anything but the output of a demo."""
-    pictures = {"images", "masks", "normals"}
-    own = {*pictures, METADATA_NAME, SHEET_NAME, REPORT_NAME}
-    if target.is_dir():
-        found = {entry.name for entry in target.iterdir()}
-        inner = (entry for name in pictures & found for entry in (target / name).glob("*"))
-        found |= {entry.name for entry in inner if not _SAMPLE.fullmatch(entry.name)}
-        found = {name for name in found if not LITTER.fullmatch(name)}
-        report = target / REPORT_NAME
-        if not found or (found <= own and report.is_file() and _is_ours(report)):
-            return
-    elif not target.exists():
-        return
-    raise ConfigError(
-        f"out: must be new, empty or the output of an earlier demo; got {str(target)!r} with other "
-        "content; choose another folder"
-    )
+def _foreign(folder: Path) -> list[str]:
+    """Names of what is not of a demo; all names where no report of one is."""
+    names = sorted(entry.name for entry in folder.iterdir())
+    if not _is_ours(folder / REPORT_NAME):
+        return names
+    files = METADATA_NAME, SHEET_NAME, REPORT_NAME
+    parts = [name for name in ("images", "masks", "normals") if (folder / name).is_dir()]
+    found = [name for name in names if name not in (*files, *parts)]
+    for part in parts:
+        inner = sorted(entry.name for entry in (folder / part).iterdir())
+        found += [f"{part}/{name}" for name in inner if not _PICTURE.fullmatch(name)]
+    return found
 
 
 def _is_ours(report: Path) -> bool:
+    if not report.is_file():
+        return False
     with report.open("rb") as file:
         return file.readline(100).strip() == TITLE.encode()
-
-
-@contextmanager
-def _fresh_folder(target: Path) -> Iterator[Path]:
-    """Give an empty folder beside ``target`` that takes its place when the block ends well."""
-    target = target.resolve()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    temporary.mkdir()
-    try:
-        yield temporary
-        # Again: training took minutes, and somebody may have put files there meanwhile.
-        _check_replaceable(target)
-        if target.exists():
-            shutil.rmtree(target)
-        temporary.rename(target)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise

@@ -15,7 +15,7 @@ from torch import Tensor
 from defectgen.checks import check_path, check_range
 from defectgen.config import check_preset
 from defectgen.errors import ConfigError, WeightsError
-from defectgen.files import RESUME_NAME, check_writable
+from defectgen.files import RESUME_NAME, check_fillable
 from defectgen.memory import kept_memory
 from defectgen.messages import say
 from defectgen.networks.precision import check_precision, resolve_precision
@@ -248,6 +248,5 @@ def as_folder(run_dir: str | os.PathLike[str] | None) -> Path | None:
     if run_dir is None:
         return None
     folder = check_path("run_dir", run_dir)
-    inside = folder / RESUME_NAME if folder.is_dir() else folder
-    check_writable(inside, "run_dir", folder=inside is folder)
+    check_fillable(folder, "run_dir")
     return folder

@@ -167,9 +167,10 @@ def _warn_of_mixtures(digest: str, real: _Pairs, known: _Pairs | None) -> None:
         "training: the pairs of the fit, in their order; got others, so memorization and "
         "copy-paste may be of those; pass what fit got"
     )
-    mixed = known is not None and known.digest != digest
-    for text in [seen] * (real.digest == digest) + [other] * mixed:
-        warnings.warn(text, DataWarning, stacklevel=3)
+    if real.digest == digest:
+        warnings.warn(seen, DataWarning, stacklevel=3)
+    if known is not None and known.digest != digest:
+        warnings.warn(other, DataWarning, stacklevel=3)
 
 
 def _settings(synth: DefectSynthesizer, real: _Pairs, known: _Pairs | None) -> dict[str, object]:

@@ -20,7 +20,7 @@ from defectgen.errors import ConfigError
 # Folders of weights and of compiled kernels hold this file.
 FOLDER_MARK = "config.json"
 #: What file managers leave behind.
-LITTER = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini", re.IGNORECASE)
+_LITTER = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini", re.IGNORECASE)
 #: State of a training, in its run folder.
 RESUME_NAME = "resume.pt"
 
@@ -29,7 +29,7 @@ def run_beside(out: str | os.PathLike[str]) -> Path:
     """The run folder of an output that nobody named another for: OUT.run beside OUT."""
     path = Path(out).absolute() if Path(out).name in ("", "..") else Path(out)
     if not path.name:
-        raise ConfigError(f"--out: must name a folder; got {str(out)!r}; add a name")
+        raise ConfigError(f"out: must name a folder; got {str(out)!r}; add a name")
     return path.with_name(f"{path.name}.run")
 
 
@@ -133,11 +133,11 @@ def check_replaceable(
         raise ConfigError(
             f"{name}: must name a folder; got the file {str(target)!r}; choose another name"
         )
-    if names := [entry for entry in foreign(target) if not LITTER.fullmatch(Path(entry).name)]:
+    if names := [entry for entry in foreign(target) if not _LITTER.fullmatch(Path(entry).name)]:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         raise ConfigError(
-            f"{name}: a folder with content is replaced only if it holds what this version reads "
-            f"and nothing else; got {str(target)!r} with {', '.join(names[:3])}{more}; "
+            f"{name}: a folder with content is replaced only if all of it is known to be of this "
+            f"library; got {str(target)!r} with {', '.join(names[:3])}{more}; "
             "choose an empty or a new folder"
         )
 
@@ -172,6 +172,25 @@ def check_writable(path: str | os.PathLike[str], name: str, *, folder: bool) -> 
             f"{name}: must be a place that can be written to; got {str(path)!r} "
             f"({error.strerror}: {error.filename}); choose another"
         ) from error
+
+
+def check_fillable(path: str | os.PathLike[str], name: str) -> None:
+    """Find out whether files can be written into a folder that is made, or filled if it exists.
+
+    What exists may be mounted, and lie in a folder that cannot be written to.
+
+    Args:
+        path: The folder.
+        name: The argument it came from.
+
+    Raises:
+        ConfigError: as `check_writable` does.
+    """
+    folder = Path(path)
+    if folder.is_dir():
+        check_writable(folder / "file", name, folder=False)
+    else:
+        check_writable(folder, name, folder=True)
 
 
 def safe_join(root: str | os.PathLike[str], relative: str) -> Path:

@@ -105,7 +105,7 @@ def test_the_demo_replaces_an_earlier_one(example, tmp_path):
         {"mine.txt": ""},
         {"report.md": "# my report\n"},
         {"report.md": TITLE, "mine.txt": ""},
-        {"report.md": TITLE, "images/mine.png": ""},
+        {"report.md": TITLE, "images/report.md": ""},
     ],
     ids=["foreign file", "foreign report", "report and foreign file", "report and foreign picture"],
 )
@@ -113,7 +113,7 @@ def test_the_demo_replaces_nothing_of_others(example, tmp_path, content):
     for name, text in content.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    with pytest.raises(ConfigError, match="out: must be new, empty or the output"):
+    with pytest.raises(ConfigError, match="out: a folder with content is replaced only if"):
         demo(tmp_path, kimg=0.016)
     files = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
     assert files == set(content)
@@ -121,7 +121,7 @@ def test_the_demo_replaces_nothing_of_others(example, tmp_path, content):
 
 def test_a_file_in_place_of_the_folder_is_refused(example, tmp_path):
     (tmp_path / "x").write_text("mine")
-    with pytest.raises(ConfigError, match="out: must be new"):
+    with pytest.raises(ConfigError, match="out: must name a folder; got the file"):
         demo(tmp_path / "x", kimg=0.016)
 
 

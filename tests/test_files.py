@@ -102,7 +102,7 @@ def test_atomic_folder_refuses_foreign_content_before_the_work(tmp_path: Path) -
     (tmp_path / "photos" / "a.png").write_text("precious")
     reached = []
     with (
-        pytest.raises(ConfigError, match=r"and nothing else; got .* with a\.png; choose"),
+        pytest.raises(ConfigError, match=r"of this library; got .* with a\.png; choose"),
         atomic_folder(tmp_path / "photos") as temporary,
     ):
         reached.append(temporary)
@@ -120,7 +120,7 @@ def test_atomic_folder_refuses_content_that_came_during_the_work(tmp_path: Path)
             target.mkdir()
             (target / "a.png").write_text("precious")
 
-    with pytest.raises(ConfigError, match=r"and nothing else; got .* with a\.png; choose"):
+    with pytest.raises(ConfigError, match=r"of this library; got .* with a\.png; choose"):
         write_meanwhile()
     assert (target / "a.png").read_text() == "precious"
     assert listing(tmp_path) == ["weights"]
@@ -229,7 +229,7 @@ def test_a_place_that_is_kept_from_us_is_named(
 def test_a_run_lies_beside_what_it_makes() -> None:
     assert run_beside("a/b") == Path("a/b.run")
     assert run_beside(".") == Path.cwd().with_name(f"{Path.cwd().name}.run")
-    with pytest.raises(ConfigError, match="^--out: must name a folder"):
+    with pytest.raises(ConfigError, match="^out: must name a folder"):
         run_beside("/")
 
 

@@ -32,6 +32,7 @@ from defectgen.errors import DefectGenError, ImageError, MaskError
 
 SHOWN = 50  # lines of one error; a report holds all
 
+_SINGULAR = {"have": "has", "are": "is"}
 _OBLONG = "not square: crop it, cut windows, or pass square='pad' or square='crop'"
 
 
@@ -202,7 +203,7 @@ def _look_at_mask(
 def _of_one(remark: str) -> str:
     """A remark on several files, as one on one file: its verb."""
     verb, rest = remark.split(" ", 1)
-    return f"{ {'have': 'has', 'are': 'is'}.get(verb, verb) } {rest}"
+    return f"{_SINGULAR.get(verb, verb)} {rest}"
 
 
 def _plain(mask: Value) -> object:
