@@ -162,16 +162,7 @@ def check_writable(path: str | os.PathLike[str], name: str, *, folder: bool) -> 
         raise ConfigError(
             f"{name}: must name a {wanted}; got the {found} {str(path)!r}; choose another name"
         )
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        probe = _sibling(target, "tmp")
-        probe.mkdir()
-        probe.rmdir()
-    except OSError as error:
-        raise ConfigError(
-            f"{name}: must be a place that can be written to; got {str(path)!r} "
-            f"({error.strerror}: {error.filename}); choose another"
-        ) from error
+    _try_place(target.parent, target, name)
 
 
 def check_fillable(path: str | os.PathLike[str], name: str) -> None:
@@ -179,18 +170,13 @@ def check_fillable(path: str | os.PathLike[str], name: str) -> None:
 
     What exists may be mounted, and lie in a folder that cannot be written to.
 
-    Args:
-        path: The folder.
-        name: The argument it came from.
-
     Raises:
-        ConfigError: as `check_writable` does.
+        ConfigError: as `check_writable` does, of whose arguments these are two.
     """
-    folder = Path(path)
-    if folder.is_dir():
-        check_writable(folder / "file", name, folder=False)
+    if Path(path).is_dir():
+        _try_place(Path(path), Path(path), name)
     else:
-        check_writable(folder, name, folder=True)
+        check_writable(path, name, folder=True)
 
 
 def safe_join(root: str | os.PathLike[str], relative: str) -> Path:
@@ -266,6 +252,20 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
 def _sibling(target: Path, ending: str) -> Path:
     # Hidden, so that no folder listing of ours takes an abandoned one for content.
     return target.with_name(f".{target.name}.{secrets.token_hex(4)}.{ending}")
+
+
+def _try_place(place: Path, path: Path, name: str) -> None:
+    """Make something in a folder, itself made if missing, and remove it again."""
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        probe = _sibling(place / "probe", "tmp")
+        probe.mkdir()
+        probe.rmdir()
+    except OSError as error:
+        raise ConfigError(
+            f"{name}: must be a place that can be written to; got {str(path)!r} "
+            f"({error.strerror}: {error.filename}); choose another"
+        ) from error
 
 
 def _swap(temporary: Path, target: Path) -> None:

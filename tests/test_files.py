@@ -10,6 +10,7 @@ from defectgen.errors import ConfigError
 from defectgen.files import (
     atomic_file,
     atomic_folder,
+    check_fillable,
     check_writable,
     read_text,
     run_beside,
@@ -231,6 +232,17 @@ def test_a_run_lies_beside_what_it_makes() -> None:
     assert run_beside(".") == Path.cwd().with_name(f"{Path.cwd().name}.run")
     with pytest.raises(ConfigError, match="^out: must name a folder"):
         run_beside("/")
+
+
+def test_a_folder_that_is_there_is_filled_whatever_is_in_it(tmp_path: Path) -> None:
+    (tmp_path / "run" / "file").mkdir(parents=True)
+    check_fillable(tmp_path / "run", "run_dir")
+    check_fillable(tmp_path / "new", "run_dir")
+    assert listing(tmp_path) == ["run"]
+    assert listing(tmp_path / "run") == ["file"]
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ConfigError, match="^run_dir: must name a folder; got the file"):
+        check_fillable(tmp_path / "file", "run_dir")
 
 
 def test_what_file_managers_leave_is_no_content(tmp_path: Path) -> None:

@@ -21,12 +21,7 @@ from defectgen.data.deferred import (
 from defectgen.data.masks import decode_mask
 from defectgen.data.orientation import TURNED, turned_apart
 from defectgen.data.pictures import decode_image
-from defectgen.data.sources import (
-    Unusable,
-    Value,
-    open_picture,
-    problem_text,
-)
+from defectgen.data.sources import Unusable, Value, open_picture, problem_text
 from defectgen.data.survey import Entry, Problem, Survey, printable
 from defectgen.errors import DefectGenError, ImageError, MaskError
 

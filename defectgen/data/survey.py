@@ -125,12 +125,9 @@ class Survey:
 
 def _others(folder: Path) -> str:
     """What there is instead of a folder that the layout has."""
-    names = (
-        sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-    )
-    there = (
-        f", which has {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}" if names else ""
-    )
+    names = [path.name for path in subfolders(folder)]
+    more = ", ..." if len(names) > 5 else ""
+    there = f", which has {', '.join(names[:5])}{more}" if names else ""
     return f": the layout has a folder of this name in {folder.name!r}{there}; check the names"
 
 
