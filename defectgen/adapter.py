@@ -159,6 +159,7 @@ def _read_synthesizer(
         defect = DefectConfig.from_dict(config["config"]["defect"])
         moves_from(defect.moves)  # refused here and not at the first sample
         check_range("places", defect.places, low=1, high=1024, integer=True)
+        check_range("bend", defect.bend, low=0.0, high=0.5)
         first = defect.first_resolution
         synth = cls(backbone, preset=config["preset"], first_resolution=first, device=device)
         synth.config_ = config["config"]

@@ -50,6 +50,7 @@ class DefectConfig(Record):
     known: int = 0  # masks come from so many training pairs; 0: from the ToMask head
     moves: str = ""  # operations of the augmentation policy that may move these masks
     places: int = 16  # tried for each mask
+    bend: float = 0.015  # spread of the shifts that bend a defect, share of the side
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ from defectgen.metrics.swd import patch_distance
 from defectgen.networks.defect import DefectBranch
 from defectgen.networks.discriminator import Discriminator
 from defectgen.networks.precision import in_precision
-from defectgen.placement import PLACES, allowed_moves
+from defectgen.placement import BEND, FREE_BEND, PLACES, allowed_moves
 from defectgen.rng import sample_seeds
 from defectgen.sampling import SAMPLE_BATCH, defect_sheet, iter_defects
 from defectgen.training.defect_start import continued, new_networks, set_mask_bias
@@ -83,7 +83,8 @@ def build_task(
         if preset is None:
             layout = backbone.config_["data"].get("layout", "free")
             moves = allowed_moves(policy, turned=layout != "texture")
-            shape = replace(shape, known=len(images), moves=moves, places=PLACES)
+            bend = FREE_BEND if layout == "free" else BEND
+            shape = replace(shape, known=len(images), moves=moves, places=PLACES, bend=bend)
         branch, judges = new_networks(network.config, shape, judge, train.seed)
     else:
         if bool(learned.branch.config.known) == (preset == "dfmgan"):

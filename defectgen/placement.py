@@ -33,8 +33,12 @@ MOVES = 0.9
 #: keep the middle of the picture; spread of the small shifts, of the side, and of the binary
 #: logarithm of the scale; of the turns, in radians.
 NUDGES, NUDGE, TURN = 0.25, 0.05, 0.15
-#: Points per axis of the field that bends a defect, and the spread of its shifts: of the side.
-BENDS, BEND = 4, 0.02
+#: Knots per axis of what bends a defect, points of its shifts from knot to knot, and their spread
+#: if knots are normally distributed.
+BENDS, FINER, CURL = 4, 4, 0.66
+#: Spread of the shifts, of the side: where defects follow outlines or a grain, and on parts of
+#: which no two are alike.
+BEND, FREE_BEND = 0.015, 0.04
 #: A place is about the own one if moved and unmoved mask share more than this of the smaller one.
 HOME = 0.61
 #: A moved mask keeps at least this share of its pixels in the picture.
@@ -82,12 +86,36 @@ def moves_from(names: str) -> AugmentPolicy:
     return AugmentPolicy(**{field.name: field.name in chosen for field in fields(AugmentPolicy)})
 
 
-def draw_fields(count: int, side: int, source: torch.Generator) -> Tensor:
-    """Shifts in pixels (N, 2, k, k) for `defectgen.augment.warp.warp`; none for some."""
-    size = (count, 2, BENDS, BENDS)
-    fields = torch.randn(size, generator=source, device=source.device) * (BEND * side)
+def draw_fields(count: int, side: int, bend: float, source: torch.Generator) -> Tensor:
+    """Shifts in pixels (N, 2, k, k) for `defectgen.augment.warp.warp`; none for some.
+
+    They are the curl of a smooth random function, so what they bend keeps its area, nearly.
+    """
+    size = (count, 1, BENDS + 2, BENDS + 2)  # one knot beyond each border
+    knots = torch.randn(size, generator=source, device=source.device)
     bent = torch.rand((count, 1, 1, 1), generator=source, device=source.device) < MOVES
+    fine = (BENDS + 1) * FINER + 1
+    potential = F.interpolate(knots, size=(fine, fine), mode="bicubic", align_corners=True)
+    inner, past, before = (slice(FINER + d, fine - FINER + d) for d in (0, 1, -1))
+    shifts = (
+        potential[..., past, inner] - potential[..., before, inner],
+        potential[..., inner, before] - potential[..., inner, past],
+    )
+    fields = torch.cat(shifts, 1) * (bend * side / CURL)
     return torch.where(bent, fields, torch.zeros_like(fields))
+
+
+def centered(fields: Tensor, masks: Tensor, maps: Tensor) -> Tensor:
+    """The same bends without what they shift the moved masks by: that is for the maps to say.
+
+    Fields (N, 2, k, k), masks (N, 1, R, R) in [-1, 1], maps (N, 3, 3).
+    """
+    side = masks.shape[-1]
+    there = (warp_mask(masks, maps) >= 0) & within(maps, side)
+    size = (side, side)
+    shifts = F.interpolate(fields, size=size, mode="bicubic", align_corners=True) * there
+    total = there.sum((2, 3), keepdim=True).clamp_min(1)
+    return fields - shifts.sum((2, 3), keepdim=True) / total
 
 
 def draw_nudges(policy: AugmentPolicy, count: int, side: int, source: torch.Generator) -> Tensor:
@@ -109,19 +137,25 @@ def moved_pairs(
 ) -> tuple[Tensor, Tensor]:
     """Pairs under these maps, bent; those whose mask would leave the picture stay as they are.
 
+    A bend that makes a mask much smaller, or as much larger, is left out.
     Images (N, C, R, R), masks (N, 1, R, R), maps (N, 3, 3), fields (N, 2, k, k); masks come back as
     bool, none of them empty.
     """
     maps, fields = maps.to(images.device), fields.to(images.device)
     signed = masks.to(images.dtype) * 2 - 1
+    area = (signed > 0).sum((1, 2, 3))
+    fields = centered(fields, signed, maps)
     # Beyond the border a photo may go on mirrored; a defect does not.
-    inside = within(maps, masks.shape[-1], fields, beyond=RIM * _rim(masks).flatten(1).any(1))
-    moved = (warp_mask(signed, maps, fields) >= 0) & inside
-    scale = maps[:, :2, :2].det().abs()  # the inverse map shrinks what the move enlarges
-    lost = moved.sum((1, 2, 3)) * scale < KEPT * (signed > 0).sum((1, 2, 3))
+    beyond = RIM * _rim(masks).flatten(1).any(1)
+    for largest in (1 / KEPT, torch.inf):
+        inside = within(maps, masks.shape[-1], fields, beyond=beyond)
+        moved = (warp_mask(signed, maps, fields) >= 0) & inside
+        scale = maps[:, :2, :2].det().abs()  # the inverse map shrinks what the move enlarges
+        there = moved.sum((1, 2, 3)) * scale
+        lost = ((there < KEPT * area) | (there > largest * area)).view(-1, 1, 1, 1)
+        fields = fields * ~lost
     result = warp(images, maps, fields)
-    where = lost.view(-1, 1, 1, 1)
-    return torch.where(where, images, result), torch.where(where, signed > 0, moved)
+    return torch.where(lost, images, result), torch.where(lost, signed > 0, moved)
 
 
 class Placed(NamedTuple):
@@ -139,6 +173,7 @@ def place_masks(
     scenes: Tensor | None,
     sources: Sequence[torch.Generator],
     places: int = PLACES,
+    bend: float = BEND,
 ) -> Placed:
     """One mask for each sample: of a pair drawn by weight, at a place that looks like its own.
 
@@ -153,13 +188,14 @@ def place_masks(
         scenes: (N, C, R, R), what the samples look like without a defect; None if unknown.
         sources: a generator for each sample, or one for all.
         places: how many are tried.
+        bend: spread of the shifts that bend a defect, of the side.
 
     Returns:
         Masks, none of them empty, and the example for each.
     """
     count, side, device = len(weights), known.masks.shape[-1], known.masks.device
     tries = [
-        _draw_tries(policy, row, places, side, source)
+        _draw_tries(policy, row, places, side, source, bend)
         for row, source in zip(weights, _each(sources, count), strict=True)
     ]
     pairs, maps, fields, contrasts, draws = (
@@ -205,7 +241,12 @@ class _Tries(NamedTuple):
 
 
 def _draw_tries(
-    policy: AugmentPolicy, weights: Tensor, places: int, side: int, source: torch.Generator
+    policy: AugmentPolicy,
+    weights: Tensor,
+    places: int,
+    side: int,
+    source: torch.Generator,
+    bend: float,
 ) -> _Tries:
     """Drawn on the generator's device, so that a seed means the same on every machine."""
     pairs = torch.multinomial(weights.to(source.device), places, True, generator=source)
@@ -218,7 +259,7 @@ def _draw_tries(
     anywhere = draw_matrices(policy, moves - moves // 2, side, p=MOVES, generator=source)
     turns = draw_matrices(about, moves // 2, side, p=MOVES, generator=source)
     maps = torch.cat([anywhere, turns, nudges])
-    field, contrast = draw_fields(1, side, source), draw_contrast(1, source)
+    field, contrast = draw_fields(1, side, bend, source), draw_contrast(1, source)
     return _Tries(pairs, maps, field, contrast, draw_pieces(places, source))
 
 

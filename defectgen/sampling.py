@@ -79,9 +79,8 @@ def draw_defects(
         scene = None if base is None else base(objects)
         moves = moves_from(branch.config.moves)
         weights = blend(z, cast(CodeMapping, branch.mapping).keys)
-        masks, example = place_masks(
-            branch.known, moves, weights, scene, sources, branch.config.places
-        )
+        c = branch.config
+        masks, example = place_masks(branch.known, moves, weights, scene, sources, c.places, c.bend)
         told = (example,) if scene is None else (example, scene)
     hook = branch.start(branch.broadcast(defects), noise, masks, told)
     image = network.synthesis(ws, noise, hook)

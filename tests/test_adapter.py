@@ -275,6 +275,7 @@ def test_warm_start_on_a_backbone_of_another_shape_is_refused(
         ("defect", "moves", "scale,melt", "moves: must be names out of flip_x"),
         ("defect", "first_resolution", 12, "first_resolution"),
         ("defect", "places", 10**9, "places: "),
+        ("defect", "bend", -0.1, "bend: must be a number from 0"),
         ("backbone", "mapping_layers", 10**9, "has shape|mapping_layers: from 0 to 64"),
         ("backbone", "channel_base", 2**50, "has shape|got RuntimeError"),
     ],

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from defectgen import placement
 from defectgen.augment.policy import POLICIES
 from defectgen.augment.warp import within
 from defectgen.networks.known import KnownDefects
@@ -74,7 +74,7 @@ def test_image_and_mask_move_together():
     from defectgen.augment.geometry import draw_matrices
 
     maps = draw_matrices(EVERYTHING, 200, SIDE, p=1.0, generator=draw)
-    moved, there = moved_pairs(images, masks, maps, draw_fields(200, SIDE, draw))
+    moved, there = moved_pairs(images, masks, maps, draw_fields(200, SIDE, 0.02, draw))
     inside = (moved > 0) & there
     both = (moved > 0) | there
     iou = inside.sum((1, 2, 3)) / both.sum((1, 2, 3))
@@ -299,9 +299,8 @@ def test_nudges_are_small_moves_that_the_policy_allows():
     assert torch.equal(only, only.round())  # by whole pixels
 
 
-def test_where_no_place_is_like_the_own_a_defect_stays_near_it(known, monkeypatch):
+def test_where_no_place_is_like_the_own_a_defect_stays_near_it(known):
     """A scene with one dark spot, as large as the square's surroundings: nothing else fits."""
-    monkeypatch.setattr(placement, "BEND", 0.0)
     masks = torch.zeros_like(known.masks)
     masks[:, :, 28:36, 28:36] = 1
     scene = torch.full((2, 1, SIDE, SIDE), 0.8)
@@ -309,7 +308,7 @@ def test_where_no_place_is_like_the_own_a_defect_stays_near_it(known, monkeypatc
     known.set(masks > 0, torch.where(masks > 0, 0.0, scene), scene)
     scenes = scene[:1].expand(40, -1, -1, -1)
     moves = moves_from("translate_frac")
-    placed = place_masks(known, moves, one_hot(0, 40), scenes, sources(40)).masks
+    placed = place_masks(known, moves, one_hot(0, 40), scenes, sources(40), bend=0.0).masks
     assert placed[..., 20:44, 20:44].sum() > 0.95 * placed.sum()
     own = placed == (masks[:1] > 0)
     assert own.flatten(1).all(1).float().mean() < 0.5  # most are a little away from it
@@ -377,12 +376,54 @@ def test_pieces_of_masks_are_drawn_for_learning_too():
 
 
 def test_fields_bend_most_defects_by_a_share_of_the_side():
-    fields = draw_fields(2000, 100, torch.Generator().manual_seed(0))
-    assert fields.shape == (2000, 2, 4, 4)
+    fields = draw_fields(2000, 100, 0.02, torch.Generator().manual_seed(0))
     bent = fields.flatten(1).any(1)
     assert float(bent.float().mean()) == pytest.approx(MOVES, abs=0.03)
     assert float(fields[bent].std()) == pytest.approx(2.0, rel=0.05)  # 2 % of 100 px
-    assert torch.equal(fields, draw_fields(2000, 100, torch.Generator().manual_seed(0)))
+    again = draw_fields(2000, 100, 0.04, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(again, 2 * fields)
+
+
+def test_fields_stretch_and_squeeze_in_equal_parts():
+    fields = draw_fields(500, 100, 0.02, torch.Generator().manual_seed(0))
+    size = (100, 100)
+    shifts = F.interpolate(fields, size=size, mode="bicubic", align_corners=True)
+    wide = (shifts[:, 0, :, 1:] - shifts[:, 0, :, :-1])[:, :-1]
+    high = (shifts[:, 1, 1:] - shifts[:, 1, :-1])[:, :, :-1]
+    assert wide.std() > 0.08  # pixels are 8 % wider or narrower
+    assert high.std() == pytest.approx(float(wide.std()), rel=0.1)
+    assert (wide + high).std() < 0.35 * wide.std()  # their area stays what it was
+
+
+def test_a_bend_moves_no_mask_as_a_whole():
+    masks = torch.zeros(60, 1, SIDE, SIDE, dtype=torch.bool)
+    masks[..., 12:28, 34:52] = True
+    maps, _ = still(60)
+    maps[30:, 0, 2], maps[30:, 1, 2] = 4.0, -7.0  # left by 4, down by 7
+    fields = draw_fields(60, SIDE, 0.05, torch.Generator().manual_seed(0))
+    _, there = moved_pairs(masks.float(), masks, maps, fields)
+    row, column = torch.meshgrid(2 * [torch.arange(float(SIDE))], indexing="ij")
+    count = there.sum((1, 2, 3))
+    middle = torch.stack([(there[:, 0] * axis).sum((1, 2)) / count for axis in (row, column)], 1)
+    wanted = torch.tensor([[19.5, 42.5]] * 30 + [[26.5, 38.5]] * 30)
+    assert (middle - wanted).norm(dim=1).median() < 0.6  # spread of the shifts: 3.2 px an axis
+    assert len(torch.unique(there.flatten(1), dim=0)) > 45
+
+
+def test_a_bend_that_changes_the_size_of_a_mask_is_left_out_and_its_move_is_not():
+    masks = torch.zeros(3, 1, SIDE, SIDE, dtype=torch.bool)
+    masks[..., 24:40, 24:40] = True
+    maps, fields = still(3)
+    maps[:, 0, 2] = 6.0  # to the left
+    axis = torch.linspace(-20.0, 20.0, 4)
+    fields[0, 0], fields[1, 0] = axis, -0.5 * axis  # much narrower, much wider
+    fields[2, 0] = 0.1 * axis
+    images = torch.rand(3, 1, SIDE, SIDE)
+    result, there = moved_pairs(images, masks, maps, fields)
+    whole, unbent = moved_pairs(images, masks, maps, torch.zeros_like(fields))
+    assert torch.equal(there[:2], unbent[:2])
+    assert torch.equal(result[:2], whole[:2])
+    assert not torch.equal(there[2], unbent[2])
 
 
 def test_one_generator_for_all_gives_different_places(known):

@@ -261,6 +261,19 @@ def test_first_resolution_outside_its_rule_is_refused(fitted_backbone, defects, 
     assert one_sentence(error)
 
 
+@pytest.mark.parametrize(
+    ("layout", "bend"), [("aligned", 0.015), ("texture", 0.015), ("free", 0.04)]
+)
+def test_parts_of_which_no_two_are_alike_have_defects_bent_farther(
+    fitted_backbone, defects, layout, bend
+):
+    backbone = copy.copy(fitted_backbone)
+    data = {**backbone.config_["data"], "layout": layout}
+    backbone.config_ = {**backbone.config_, "data": data}
+    synth = DefectSynthesizer(backbone, **SHORT).fit(*defects(5))
+    assert synth.config_["defect"]["bend"] == bend
+
+
 def test_warm_start_continues_with_what_was_learned(fitted_backbone, defects, tiny, monkeypatch):
     import defectgen.synthesizer as module
 

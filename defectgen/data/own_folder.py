@@ -17,10 +17,11 @@ from defectgen.data.stems import match, split_beside
 from defectgen.data.survey import Entry, Survey, existing_folder, subfolders
 from defectgen.data.yolo import class_names, label_files, read_yolo
 
-GOOD = ("good", "normal", "ok")
+GOOD = ("good", "normal", "normals", "ok")
 TEST_GOOD = ("test_good", "good_test")
 DEFECTS = ("defect", "defects", "defective", "bad", "ng", "anomaly", "anomalies", "anomalous")
 MASK_FOLDERS = ("mask", "masks", "ground_truth", "labels", "annotations")
+IMAGES = ("images",)  # beside masks: what `sample` writes, and many others do
 MASKS = (*MASK_FOLDERS, "annotations.json", "_annotations.coco.json")
 COMBINED = "combined"  # the type of an image with defects of several types
 
@@ -36,10 +37,11 @@ class Folder(DefectData):
 
     Args:
         root: The folder that holds all.
-        good: Folder of good images, below root or absolute. None looks for good, normal, ok.
+        good: Folder of good images, below root or absolute. None looks for good, normal, normals,
+            ok.
         defects: Folder of defect images. None looks for defect, defects, defective, bad, ng,
             anomaly, anomalies, anomalous; then for pairs of folders such as scratch and
-            scratch_masks, each a type.
+            scratch_masks, each a type; then for images, as `sample` writes them.
         masks: Folder of masks or of labels, or a COCO file. None looks for mask, masks,
             ground_truth, labels, annotations, annotations.json, in root and among the defects;
             then for masks beside the images.
@@ -122,6 +124,7 @@ def survey_folder(
         _add(survey, images_in.name, found)
     if pairs:
         return survey
+    place = place or _find(folder, None, IMAGES)
     if place is None or not place.is_dir():
         survey.error(place or folder, _absent("defect images", DEFECTS, "defects"))
         return survey
@@ -172,7 +175,8 @@ def _absent(what: str, names: Sequence[str], argument: str) -> str:
 
 
 def _groups(survey: Survey, place: Path, source: Path) -> list[_Group]:
-    groups = [_Group(place.name, survey.pictures_in(place), False)]
+    kind = DEFECTS[0] if place.name.lower() in IMAGES else place.name
+    groups = [_Group(kind, survey.pictures_in(place), False)]
     groups += [
         _Group(path.name, survey.pictures_in(path), True)
         for path in subfolders(place)

@@ -111,7 +111,7 @@ class ImposedTask(DefectTask):
         side, source = self.images.shape[-1], self.state.generator
         masks = some_pieces(self.masks[index], source)
         maps = draw_matrices(self.moves, len(index), side, p=MOVES, generator=source)
-        fields = draw_fields(len(index), side, source)
+        fields = draw_fields(len(index), side, self.branch.config.bend, source)
         return moved_pairs(self.images[index], masks, maps, fields)
 
     def _anchor(self, index: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -166,8 +166,11 @@ class ImposedTask(DefectTask):
         # Not the keys of `defects`, which a run resumed in another process computes anew.
         keys = cast(CodeMapping, self.branch.mapping).keys
         weights, scene = blend(z, keys), self._scene(objects)
-        places = min(self.branch.config.places, LEARNING_PLACES)
-        masks, example = place_masks(self.known, self.moves, weights, scene, [source], places)
+        c = self.branch.config
+        places = min(c.places, LEARNING_PLACES)
+        masks, example = place_masks(
+            self.known, self.moves, weights, scene, [source], places, c.bend
+        )
         return self._draw(objects, defects, masks, example), masks
 
     def _fakes(self, count: int) -> tuple[Tensor, Tensor]:

@@ -61,7 +61,17 @@ def from_2(
     return config, {**tensors, **known}
 
 
+def from_3(
+    config: dict[str, Any], tensors: dict[str, Tensor]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Version 3 to 4: how far defects are bent is told."""
+    if config["kind"] == "synthesizer":
+        parts = config["config"]
+        config = {**config, "config": {**parts, "defect": {"bend": 0.015, **parts["defect"]}}}
+    return config, tensors
+
+
 #: `MIGRATIONS[v]` turns version v into v + 1. Each has a folder of version v under tests/weights.
-MIGRATIONS: dict[int, Migration] = {1: from_1, 2: from_2}
+MIGRATIONS: dict[int, Migration] = {1: from_1, 2: from_2, 3: from_3}
 #: Version of the format written here: raise it, and add to the table, when a field comes or goes.
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4

@@ -4,11 +4,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from data_trees import mask, mvtec, photo, spot
 
-from defectgen import Folder
+from defectgen import DefectBatch, Folder
 from defectgen.data.images import load_pairs
 from defectgen.errors import DataWarning, ImageError, MaskError
+from defectgen.writer import write_samples
 
 
 def goods(root: Path, name: str = "good") -> None:
@@ -67,6 +69,26 @@ def test_folders_named_in_pairs(tmp_path: Path) -> None:
     assert list(one.defects) == ["scratch"]
 
 
+def test_what_sampling_wrote(tmp_path: Path) -> None:
+    masks = torch.zeros(2, 1, 32, 32, dtype=torch.bool)
+    masks[:, :, 20:] = True
+    images, twins = torch.rand(2, 2, 3, 32, 32)
+    write_samples([DefectBatch(images, masks, twins)], tmp_path / "out", metadata={})
+    data = Folder(tmp_path / "out")
+    assert [path.parent.name for path in data.train_good] == ["normals"] * 2
+    assert list(data.defects) == ["defect"]
+    pairs = load_pairs(*data.defects["defect"], resolution=None, channels=3)
+    assert torch.equal(pairs.masks.bool(), masks)
+    assert torch.allclose(pairs.images / 255, images, atol=0.51 / 255)
+
+
+def test_images_that_are_a_pair_stay_one(tmp_path: Path) -> None:
+    goods(tmp_path)
+    photo(tmp_path / "images" / "a.png", 5)
+    mask(tmp_path / "images_masks" / "a.png")
+    assert list(Folder(tmp_path).defects) == ["images"]
+
+
 def test_folders_anywhere(tmp_path: Path) -> None:
     goods(tmp_path, "a/b")
     photo(tmp_path / "c" / "x.png", 5)
@@ -111,10 +133,11 @@ def test_everything_wrong_is_listed_at_once(tmp_path: Path) -> None:
 def test_missing_parts_are_named(tmp_path: Path) -> None:
     with pytest.raises(ImageError) as caught:
         Folder(tmp_path)
-    assert "holds no folder of good images: call it good, normal, ok, or pass good=" in str(
-        caught.value
+    text = str(caught.value)
+    assert (
+        "holds no folder of good images: call it good, normal, normals, ok, or pass good=" in text
     )
-    assert "holds no folder of defect images: call it defect, defects" in str(caught.value)
+    assert "holds no folder of defect images: call it defect, defects" in text
     goods(tmp_path)
     photo(tmp_path / "defect" / "a.png", 5)
     with pytest.raises(MaskError, match=r"defect/a\.png: has no mask"):

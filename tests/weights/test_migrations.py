@@ -27,7 +27,7 @@ VERSIONS = sorted(MIGRATIONS)
 
 #: Fields by format version. Whoever changes fields raises FORMAT_VERSION, adds a migration with a
 #: folder of the version before, and then a line here.
-FIELDS = {3: "83523aee5f4d5f0e"}
+FIELDS = {4: "e4020471f6460322"}
 
 
 def load(folder):
@@ -59,7 +59,8 @@ def test_old_folders_are_of_the_old_formats_and_small(version):
     assert config["format_version"] == version
     assert ("known" in config["config"]["defect"]) == (version > 1)
     assert ("composite_reals" in config["config"]["training"]) == (version == 1)
-    assert "places" not in config["config"]["defect"]
+    assert ("places" in config["config"]["defect"]) == (version > 2)
+    assert "bend" not in config["config"]["defect"]
     files = [p for p in stored(version).parent.rglob("*") if p.is_file()]
     assert sum(p.stat().st_size for p in files) < 160_000
 
