@@ -81,7 +81,8 @@ def build_task(
     if learned is None:
         shape = defect_config(network.config, preset, first_resolution)
         if preset is None:
-            layout = backbone.config_["data"].get("layout", "free")
+            # Backbones of format 1 do not know their layout.
+            layout = backbone.config_["data"].get("layout")
             moves = allowed_moves(policy, turned=layout != "texture")
             bend = FREE_BEND if layout == "free" else BEND
             shape = replace(shape, known=len(images), moves=moves, places=PLACES, bend=bend)
@@ -155,7 +156,7 @@ def run_task(
     continued_from_kimg: float,
 ) -> None:
     """Train ``task`` from its beginning, or from where ``resumed`` ended."""
-    config = task.config
+    config, shape = task.config, task.branch.config
     sampler = InfiniteSampler(len(task.images), config.batch_size, config.seed)
     device = task.images.device
 
@@ -186,6 +187,7 @@ def run_task(
             "augmentation": str(policy),
             "backbone": backbone_digest,
             "first_resolution": str(task.branch.resolutions[0]),
+            "placement": f"{shape.places} places, bends of {shape.bend}, moves {shape.moves!r}",
         },
         run_dir=run_dir,
         verbose=verbose,

@@ -173,7 +173,8 @@ def place_masks(
     scenes: Tensor | None,
     sources: Sequence[torch.Generator],
     places: int = PLACES,
-    bend: float = BEND,
+    *,
+    bend: float,
 ) -> Placed:
     """One mask for each sample: of a pair drawn by weight, at a place that looks like its own.
 

@@ -80,7 +80,9 @@ def draw_defects(
         moves = moves_from(branch.config.moves)
         weights = blend(z, cast(CodeMapping, branch.mapping).keys)
         c = branch.config
-        masks, example = place_masks(branch.known, moves, weights, scene, sources, c.places, c.bend)
+        masks, example = place_masks(
+            branch.known, moves, weights, scene, sources, c.places, bend=c.bend
+        )
         told = (example,) if scene is None else (example, scene)
     hook = branch.start(branch.broadcast(defects), noise, masks, told)
     image = network.synthesis(ws, noise, hook)

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
 
+from defectgen import placement
 from defectgen.augment.policy import POLICIES
 from defectgen.augment.warp import within
 from defectgen.networks.known import KnownDefects
 from defectgen.pieces import some_pieces
 from defectgen.placement import (
+    BEND,
     MOVES,
     allowed_moves,
+    centered,
     draw_fields,
     draw_nudges,
     moved_pairs,
     moves_from,
-    place_masks,
 )
 
 SIDE = 64
+place_masks = partial(placement.place_masks, bend=BEND)
 EVERYTHING = moves_from("flip_x,flip_y,translate_int,scale,rotate,anisotropic,translate_frac")
 
 
@@ -408,6 +413,29 @@ def test_a_bend_moves_no_mask_as_a_whole():
     wanted = torch.tensor([[19.5, 42.5]] * 30 + [[26.5, 38.5]] * 30)
     assert (middle - wanted).norm(dim=1).median() < 0.6  # spread of the shifts: 3.2 px an axis
     assert len(torch.unique(there.flatten(1), dim=0)) > 45
+
+
+def test_a_bend_of_what_leaves_the_picture_changes_nothing():
+    masks = torch.zeros(40, 1, SIDE, SIDE, dtype=torch.bool)
+    masks[..., 4:14, 4:14] = True
+    images = torch.rand(40, 1, SIDE, SIDE)
+    maps, _ = still(40)
+    maps[:, 0, 2] = 60.0  # to the left: nothing of it is left
+    fields = draw_fields(40, SIDE, 0.05, torch.Generator().manual_seed(0))
+    result, there = moved_pairs(images, masks, maps, fields)
+    assert torch.equal(result, images)
+    assert torch.equal(there, masks)
+
+
+def test_a_bend_is_centered_on_what_is_left_in_the_picture():
+    masks = torch.zeros(1, 1, SIDE, SIDE, dtype=torch.bool)
+    masks[..., 10:50, :8] = True
+    maps, fields = still(1)
+    maps[0, 0, 2] = 1.0  # to the left: one column of eight leaves, and would come back mirrored
+    fields[0, 1, :, 1:] = 30.0  # shifts the picture, and not the border
+    kept = centered(fields, masks.float() * 2 - 1, maps)[0, 1, :, 0]
+    own = F.interpolate(fields, size=(SIDE, SIDE), mode="bicubic", align_corners=True)
+    torch.testing.assert_close(kept, -own[0, 1, 10:50, :7].mean().expand(4))
 
 
 def test_a_bend_that_changes_the_size_of_a_mask_is_left_out_and_its_move_is_not():

@@ -262,13 +262,15 @@ def test_first_resolution_outside_its_rule_is_refused(fitted_backbone, defects, 
 
 
 @pytest.mark.parametrize(
-    ("layout", "bend"), [("aligned", 0.015), ("texture", 0.015), ("free", 0.04)]
+    ("layout", "bend"), [("aligned", 0.015), ("texture", 0.015), ("free", 0.04), (None, 0.015)]
 )
 def test_parts_of_which_no_two_are_alike_have_defects_bent_farther(
     fitted_backbone, defects, layout, bend
 ):
     backbone = copy.copy(fitted_backbone)
     data = {**backbone.config_["data"], "layout": layout}
+    if layout is None:  # of format 1
+        del data["layout"]
     backbone.config_ = {**backbone.config_, "data": data}
     synth = DefectSynthesizer(backbone, **SHORT).fit(*defects(5))
     assert synth.config_["defect"]["bend"] == bend
@@ -461,6 +463,15 @@ def test_resume_on_another_backbone_is_refused(finished, fitted_backbone, defect
     other.generator.mapping.w_avg += 1
     with pytest.raises(WeightsError, match="resume: the same backbone"):
         DefectSynthesizer(other, **finished).fit(*defects(4), resume=True)
+
+
+def test_resume_with_defects_placed_otherwise_is_refused(
+    finished, fitted_backbone, defects, monkeypatch
+):
+    for name in ("BEND", "FREE_BEND"):
+        monkeypatch.setattr(f"defectgen.defect_fit.{name}", 0.02)
+    with pytest.raises(WeightsError, match=r"resume: the same placement .*bends of 0\.02.* then"):
+        DefectSynthesizer(fitted_backbone, **finished).fit(*defects(4), resume=True)
 
 
 def test_resume_of_a_run_of_the_other_kind_is_refused(finished, product):

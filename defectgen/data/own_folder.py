@@ -17,11 +17,12 @@ from defectgen.data.stems import match, split_beside
 from defectgen.data.survey import Entry, Survey, existing_folder, subfolders
 from defectgen.data.yolo import class_names, label_files, read_yolo
 
-GOOD = ("good", "normal", "normals", "ok")
+GOOD = ("good", "normal", "ok")
+TWINS = ("normals",)  # what `sample` writes beside images
 TEST_GOOD = ("test_good", "good_test")
 DEFECTS = ("defect", "defects", "defective", "bad", "ng", "anomaly", "anomalies", "anomalous")
 MASK_FOLDERS = ("mask", "masks", "ground_truth", "labels", "annotations")
-IMAGES = ("images",)  # beside masks: what `sample` writes, and many others do
+IMAGES = ("images",)  # likewise, beside masks
 MASKS = (*MASK_FOLDERS, "annotations.json", "_annotations.coco.json")
 COMBINED = "combined"  # the type of an image with defects of several types
 
@@ -37,11 +38,12 @@ class Folder(DefectData):
 
     Args:
         root: The folder that holds all.
-        good: Folder of good images, below root or absolute. None looks for good, normal, normals,
-            ok.
+        good: Folder of good images, below root or absolute. None looks for good, normal, ok,
+            normals.
         defects: Folder of defect images. None looks for defect, defects, defective, bad, ng,
             anomaly, anomalies, anomalous; then for pairs of folders such as scratch and
-            scratch_masks, each a type; then for images, as `sample` writes them.
+            scratch_masks, each a type; then for pictures in images, as
+            `sample` writes them.
         masks: Folder of masks or of labels, or a COCO file. None looks for mask, masks,
             ground_truth, labels, annotations, annotations.json, in root and among the defects;
             then for masks beside the images.
@@ -111,12 +113,15 @@ def survey_folder(
     """List the entries; arguments as those of `Folder`."""
     folder = existing_folder(root, "root")
     survey = Survey("folder", folder)
-    for part, given, names in (("train", good, GOOD), ("test", test_good, TEST_GOOD)):
+    goods = []
+    searched = (("train", good, (*GOOD, *TWINS)), ("test", test_good, TEST_GOOD))
+    for part, given, names in searched:
         place = _find(folder, given, names)
+        goods.append(place)
         if place is not None:
             survey.add_good("train" if part == "train" else "test", survey.files_in(place))
         elif part == "train":
-            survey.error(folder, _absent("good images", GOOD, "good"))
+            survey.error(folder, _absent("good images", names, "good"))
     place = _find(folder, defects, DEFECTS)
     pairs = _paired_folders(folder) if place is None and masks is None else []
     for images_in, masks_in in pairs:
@@ -124,9 +129,11 @@ def survey_folder(
         _add(survey, images_in.name, found)
     if pairs:
         return survey
-    place = place or _find(folder, None, IMAGES)
+    kind = place.name if place else DEFECTS[0]
+    place = place or _flat(_find(folder, None, IMAGES), goods)
     if place is None or not place.is_dir():
-        survey.error(place or folder, _absent("defect images", DEFECTS, "defects"))
+        searched_for = (*DEFECTS, *IMAGES)
+        survey.error(place or folder, _absent("defect images", searched_for, "defects"))
         return survey
     source = _find(folder, masks, MASKS) or _find(place, None, MASKS) or place
     if not source.exists():
@@ -136,7 +143,7 @@ def survey_folder(
     for path in subfolders(place):
         if path.name.lower() in GOOD:
             survey.add_good("test", pictures(path))
-    groups = _groups(survey, place, source)
+    groups = _groups(survey, place, source, kind)
     if not groups:
         survey.error(place, "holds no image, and no sub-folder does: put the defect images there")
     elif (annotations := _coco_file(source)) is not None:
@@ -160,6 +167,14 @@ def _find(folder: Path, given: str | os.PathLike[str] | None, names: Sequence[st
     return next((there[name] for name in names if name in there), None)
 
 
+def _flat(place: Path | None, goods: Sequence[Path | None]) -> Path | None:
+    """The folder if it holds pictures itself, and no good ones: others have splits or types."""
+    if place is None or not place.is_dir() or not pictures(place):
+        return None
+    taken = any(good is not None and good.resolve() == place.resolve() for good in goods)
+    return None if taken else place
+
+
 def _paired_folders(folder: Path) -> list[tuple[Path, Path]]:
     there = {path.name: path for path in subfolders(folder)}
     return [
@@ -174,8 +189,7 @@ def _absent(what: str, names: Sequence[str], argument: str) -> str:
     return f"holds no folder of {what}: call it {', '.join(names)}, or pass {argument}="
 
 
-def _groups(survey: Survey, place: Path, source: Path) -> list[_Group]:
-    kind = DEFECTS[0] if place.name.lower() in IMAGES else place.name
+def _groups(survey: Survey, place: Path, source: Path, kind: str) -> list[_Group]:
     groups = [_Group(kind, survey.pictures_in(place), False)]
     groups += [
         _Group(path.name, survey.pictures_in(path), True)

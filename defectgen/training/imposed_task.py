@@ -169,7 +169,7 @@ class ImposedTask(DefectTask):
         c = self.branch.config
         places = min(c.places, LEARNING_PLACES)
         masks, example = place_masks(
-            self.known, self.moves, weights, scene, [source], places, c.bend
+            self.known, self.moves, weights, scene, [source], places, bend=c.bend
         )
         return self._draw(objects, defects, masks, example), masks
 

@@ -64,7 +64,7 @@ def from_2(
 def from_3(
     config: dict[str, Any], tensors: dict[str, Tensor]
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Version 3 to 4: how far defects are bent is told."""
+    """Version 3 to 4: how far defects are bent is told, about as little as it was."""
     if config["kind"] == "synthesizer":
         parts = config["config"]
         config = {**config, "config": {**parts, "defect": {"bend": 0.015, **parts["defect"]}}}

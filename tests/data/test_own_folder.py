@@ -82,6 +82,42 @@ def test_what_sampling_wrote(tmp_path: Path) -> None:
     assert torch.allclose(pairs.images / 255, images, atol=0.51 / 255)
 
 
+def test_a_folder_named_by_the_user_keeps_its_name(tmp_path: Path) -> None:
+    goods(tmp_path)
+    photo(tmp_path / "images" / "a.png", 5)
+    mask(tmp_path / "masks" / "a.png")
+    assert list(Folder(tmp_path).defects) == ["defect"]
+    assert list(Folder(tmp_path, defects="images").defects) == ["images"]
+
+
+def test_good_images_are_no_defects(tmp_path: Path) -> None:
+    goods(tmp_path, "images")
+    mask(tmp_path / "masks" / "0.png")
+    mask(tmp_path / "masks" / "1.png")
+    with pytest.raises(ImageError, match="holds no folder of defect images: .*, images, or pass"):
+        Folder(tmp_path, good="images")
+
+
+def test_splits_of_images_are_no_types_of_defects(tmp_path: Path) -> None:
+    goods(tmp_path)
+    photo(tmp_path / "images" / "train" / "a.png", 5)
+    mask(tmp_path / "labels" / "train" / "a.png")
+    with pytest.raises(ImageError, match="holds no folder of defect images"):
+        Folder(tmp_path)
+
+
+def test_normals_are_good_only_where_nothing_else_is(tmp_path: Path) -> None:
+    goods(tmp_path, "normals")
+    photo(tmp_path / "defect" / "normals" / "a.png", 5)
+    mask(tmp_path / "masks" / "normals" / "a.png")
+    data = Folder(tmp_path)
+    assert [path.parent.name for path in data.train_good] == ["normals"] * 2
+    assert (list(data.defects), data.test_good) == (["normals"], [])
+    goods(tmp_path, "ok")
+    good = Folder(tmp_path).train_good
+    assert [path.parent.name for path in good] == ["ok"] * 2
+
+
 def test_images_that_are_a_pair_stay_one(tmp_path: Path) -> None:
     goods(tmp_path)
     photo(tmp_path / "images" / "a.png", 5)
@@ -135,7 +171,7 @@ def test_missing_parts_are_named(tmp_path: Path) -> None:
         Folder(tmp_path)
     text = str(caught.value)
     assert (
-        "holds no folder of good images: call it good, normal, normals, ok, or pass good=" in text
+        "holds no folder of good images: call it good, normal, ok, normals, or pass good=" in text
     )
     assert "holds no folder of defect images: call it defect, defects" in text
     goods(tmp_path)

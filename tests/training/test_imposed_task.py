@@ -14,6 +14,7 @@ from defectgen.augment.pipe import AugmentPipe
 from defectgen.augment.policy import POLICIES
 from defectgen.config import DefectConfig, defect_config, defect_training
 from defectgen.networks.defect import DefectBranch, receptive_radius
+from defectgen.placement import moves_from
 from defectgen.rng import generator, no_noise, sample_seeds
 from defectgen.sampling import draw_defects
 from defectgen.training import imposed_task
@@ -82,6 +83,29 @@ def test_scenes_show_the_background_and_not_the_defect(fitted_synth, defects):
     inside = (F.avg_pool2d(masks.float(), 2) == 1).expand_as(cells)
     pale = signed(torch.tensor(230))
     assert ((known.scenes[inside] - pale).abs() > 0.05).float().mean() > 0.9
+
+
+def test_how_far_masks_are_bent_is_the_branchs(begin, defects):
+    """In samples, in what the game takes for real, and in what it takes for fakes."""
+    images, masks = defects(4)
+    own = {tuple(mask.flatten().tolist()) for mask in masks}
+    shown = {}
+    for bend in (0.0, 0.1):
+        task = begin(images, masks)
+        task.branch.config = replace(task.branch.config, moves="", bend=bend)
+        task.moves = moves_from("")
+        seeds = sample_seeds(40, 0)
+        network, branch = task.backbone.eval(), task.branch.eval()
+        index = torch.arange(40) % 4
+        with torch.no_grad():
+            drawn = draw_defects(network, branch, seeds, 1.0, normals=False).masks
+            fakes = task._fakes(40)[1]
+        shown[bend] = [
+            sum(tuple(mask.flatten().tolist()) in own for mask in found)
+            for found in (drawn, task._moved(index)[1], fakes)
+        ]
+    assert shown[0.0] == [40, 40, 40]
+    assert max(shown[0.1]) < 30
 
 
 def test_masks_of_samples_are_those_of_the_pairs_moved(fitted_synth):
