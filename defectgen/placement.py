@@ -105,15 +105,12 @@ def draw_fields(count: int, side: int, bend: float, source: torch.Generator) -> 
     return torch.where(bent, fields, torch.zeros_like(fields))
 
 
-def centered(fields: Tensor, masks: Tensor, maps: Tensor) -> Tensor:
+def centered(fields: Tensor, there: Tensor) -> Tensor:
     """The same bends without what they shift the moved masks by: that is for the maps to say.
 
-    Fields (N, 2, k, k), masks (N, 1, R, R) in [-1, 1], maps (N, 3, 3).
+    Fields (N, 2, k, k); there, (N, 1, R, R) bool: where the masks lie.
     """
-    side = masks.shape[-1]
-    there = (warp_mask(masks, maps) >= 0) & within(maps, side)
-    size = (side, side)
-    shifts = F.interpolate(fields, size=size, mode="bicubic", align_corners=True) * there
+    shifts = F.interpolate(fields, size=there.shape[2:], mode="bicubic", align_corners=True) * there
     total = there.sum((2, 3), keepdim=True).clamp_min(1)
     return fields - shifts.sum((2, 3), keepdim=True) / total
 
@@ -142,20 +139,21 @@ def moved_pairs(
     bool, none of them empty.
     """
     maps, fields = maps.to(images.device), fields.to(images.device)
-    signed = masks.to(images.dtype) * 2 - 1
-    area = (signed > 0).sum((1, 2, 3))
-    fields = centered(fields, signed, maps)
+    signed, side = masks.to(images.dtype) * 2 - 1, masks.shape[-1]
+    unbent = warp_mask(signed, maps) >= 0
+    fields = centered(fields, unbent & within(maps, side))
     # Beyond the border a photo may go on mirrored; a defect does not.
     beyond = RIM * _rim(masks).flatten(1).any(1)
-    for largest in (1 / KEPT, torch.inf):
-        inside = within(maps, masks.shape[-1], fields, beyond=beyond)
-        moved = (warp_mask(signed, maps, fields) >= 0) & inside
-        scale = maps[:, :2, :2].det().abs()  # the inverse map shrinks what the move enlarges
-        there = moved.sum((1, 2, 3)) * scale
-        lost = ((there < KEPT * area) | (there > largest * area)).view(-1, 1, 1, 1)
-        fields = fields * ~lost
-    result = warp(images, maps, fields)
-    return torch.where(lost, images, result), torch.where(lost, signed > 0, moved)
+    unbent &= within(maps, side, beyond=beyond)
+    bent = (warp_mask(signed, maps, fields) >= 0) & within(maps, side, fields, beyond)
+    # The inverse map shrinks what the move enlarges.
+    scale = maps[:, :2, :2].det().abs() / (signed > 0).sum((1, 2, 3))
+    kept, left = (some.sum((1, 2, 3)) * scale for some in (bent, unbent))
+    bends = ((kept >= KEPT) & (kept <= 1 / KEPT)).view(-1, 1, 1, 1)
+    moves = bends | (left >= KEPT).view(-1, 1, 1, 1)
+    result = warp(images, maps, fields * bends)
+    moved = torch.where(bends, bent, unbent)
+    return torch.where(moves, result, images), torch.where(moves, moved, signed > 0)
 
 
 class Placed(NamedTuple):

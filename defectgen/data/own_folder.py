@@ -18,12 +18,11 @@ from defectgen.data.survey import Entry, Survey, existing_folder, subfolders
 from defectgen.data.yolo import class_names, label_files, read_yolo
 
 GOOD = ("good", "normal", "ok")
-TWINS = ("normals",)  # what `sample` writes beside images
 TEST_GOOD = ("test_good", "good_test")
 DEFECTS = ("defect", "defects", "defective", "bad", "ng", "anomaly", "anomalies", "anomalous")
 MASK_FOLDERS = ("mask", "masks", "ground_truth", "labels", "annotations")
-IMAGES = ("images",)  # likewise, beside masks
 MASKS = (*MASK_FOLDERS, "annotations.json", "_annotations.coco.json")
+TWINS, IMAGES = ("normals",), ("images",)  # as `sample` writes them, beside masks
 COMBINED = "combined"  # the type of an image with defects of several types
 
 
@@ -42,8 +41,7 @@ class Folder(DefectData):
             normals.
         defects: Folder of defect images. None looks for defect, defects, defective, bad, ng,
             anomaly, anomalies, anomalous; then for pairs of folders such as scratch and
-            scratch_masks, each a type; then for pictures in images, as
-            `sample` writes them.
+            scratch_masks, each a type; then for pictures in images, as `sample` writes them.
         masks: Folder of masks or of labels, or a COCO file. None looks for mask, masks,
             ground_truth, labels, annotations, annotations.json, in root and among the defects;
             then for masks beside the images.
@@ -113,15 +111,14 @@ def survey_folder(
     """List the entries; arguments as those of `Folder`."""
     folder = existing_folder(root, "root")
     survey = Survey("folder", folder)
-    goods = []
-    searched = (("train", good, (*GOOD, *TWINS)), ("test", test_good, TEST_GOOD))
-    for part, given, names in searched:
-        place = _find(folder, given, names)
-        goods.append(place)
-        if place is not None:
-            survey.add_good("train" if part == "train" else "test", survey.files_in(place))
-        elif part == "train":
-            survey.error(folder, _absent("good images", names, "good"))
+    train = _find(folder, good, (*GOOD, *TWINS))
+    if train is None:
+        survey.error(folder, _absent("good images", (*GOOD, *TWINS), "good"))
+    else:
+        survey.add_good("train", survey.files_in(train))
+    test = _find(folder, test_good, TEST_GOOD)
+    if test is not None:
+        survey.add_good("test", survey.files_in(test))
     place = _find(folder, defects, DEFECTS)
     pairs = _paired_folders(folder) if place is None and masks is None else []
     for images_in, masks_in in pairs:
@@ -130,10 +127,10 @@ def survey_folder(
     if pairs:
         return survey
     kind = place.name if place else DEFECTS[0]
-    place = place or _flat(_find(folder, None, IMAGES), goods)
+    place = place or _flat(_find(folder, None, IMAGES), (train, test))
     if place is None or not place.is_dir():
-        searched_for = (*DEFECTS, *IMAGES)
-        survey.error(place or folder, _absent("defect images", searched_for, "defects"))
+        names = (*DEFECTS, *IMAGES)
+        survey.error(place or folder, _absent("defect images", names, "defects"))
         return survey
     source = _find(folder, masks, MASKS) or _find(place, None, MASKS) or place
     if not source.exists():

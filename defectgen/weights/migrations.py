@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -19,6 +19,13 @@ _NEW_IN_2: dict[str, dict[str, Any]] = {
 }
 
 
+def _with(config: dict[str, Any], new: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """The folder's settings with these fields in those of its parts that lack them."""
+    parts = config["config"]
+    added = {part: {**fields, **parts[part]} for part, fields in new.items() if part in parts}
+    return {**config, "config": {**parts, **added}}
+
+
 def from_1(
     config: dict[str, Any], tensors: dict[str, Tensor]
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -29,46 +36,37 @@ def from_1(
     Raises:
         WeightsError: a synthesizer without its discriminator, which only one example ever was.
     """
-    config = {name: value for name, value in config.items() if name != "networks"}
-    parts = dict(config["config"])
-    for part, added in _NEW_IN_2.items():
-        if part in parts:
-            parts[part] = {**added, **parts[part]}
+    config = _with({k: v for k, v in config.items() if k != "networks"}, _NEW_IN_2)
     # It chose what discriminators were shown in training; no run can be continued with it.
-    parts["training"] = {k: v for k, v in parts["training"].items() if k != "composite_reals"}
+    training = config["config"]["training"]
+    training = {k: v for k, v in training.items() if k != "composite_reals"}
     discriminator = any(name.startswith("discriminator.") for name in tensors)
     if config["kind"] == "synthesizer" and not discriminator:
         raise WeightsError(
             "folder: a synthesizer of format 1 must hold its discriminator; got one saved without; "
             "fit it again"
         )
-    return {**config, "config": parts}, tensors
+    return {**config, "config": {**config["config"], "training": training}}, tensors
 
 
 def from_2(
     config: dict[str, Any], tensors: dict[str, Tensor]
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Version 2 to 3: known pairs are bytes, and how many places are tried is told."""
-    if config["kind"] == "synthesizer":
-        parts = config["config"]
-        config = {**config, "config": {**parts, "defect": {"places": 16, **parts["defect"]}}}
     known = {name: tensors[name] for name in tensors if name.startswith("branch.known.")}
     for name, value in known.items():
         if name.endswith(".images") and value.is_floating_point():
             known[name] = ((value + 1) * 127.5).round().clamp(0, 255).byte()
         if name.endswith(".masks") and value.is_floating_point():
             known[name] = (value > 0).byte()
-    return config, {**tensors, **known}
+    return _with(config, {"defect": {"places": 16}}), {**tensors, **known}
 
 
 def from_3(
     config: dict[str, Any], tensors: dict[str, Tensor]
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Version 3 to 4: how far defects are bent is told, about as little as it was."""
-    if config["kind"] == "synthesizer":
-        parts = config["config"]
-        config = {**config, "config": {**parts, "defect": {"bend": 0.015, **parts["defect"]}}}
-    return config, tensors
+    return _with(config, {"defect": {"bend": 0.015}}), tensors
 
 
 #: `MIGRATIONS[v]` turns version v into v + 1. Each has a folder of version v under tests/weights.
