@@ -1,6 +1,6 @@
 """Native 3x3 convolutions in float32, for processors on which they beat those of PyTorch.
 
-Stride 1 and padding 1 by Winograd's minimal filtering, F(2x2, 3x3) forward and back and F(3x3, 2x2)
+Stride 1 and padding 1 by Winograd's minimal filtering, F(4x4, 3x3) forward and back and F(3x3, 4x4)
 for the weights (Lavin and Gray 2016, section 4); the weights of a stride as products of pixels.
 All without a graph: ``convolution.py`` has the formulas. Measured on two cores
 (``benchmarks/convolutions.py``); gradients of weights are split into at most sixteen parts per
@@ -15,9 +15,10 @@ from torch import Tensor
 from defectgen.ops import _dispatch
 from defectgen.ops._library import below_autograd, define, layout
 
-#: Below this many channels, or pixels of a sample's smaller plane, PyTorch is about as fast. Not of
-#: a batch: a sample shall not change with those beside it.
-CHANNELS, PIXELS = 16, 64
+#: Below this many channels, or pixels of a sample's smaller plane, PyTorch is about as fast; also
+#: with more weights than this for each of these pixels, since all of them are transformed. Not
+#: pixels of a batch: a sample shall not change with those beside it.
+CHANNELS, PIXELS, PAIRS = 16, 64, 1024
 
 
 def chosen(x: Tensor, weight: torch.Size, pixels: int) -> bool:
@@ -30,7 +31,7 @@ def chosen(x: Tensor, weight: torch.Size, pixels: int) -> bool:
     """
     if x.dtype != torch.float32 or x.device.type != "cpu" or weight[2:] != (3, 3):
         return False
-    if min(weight[:2]) < CHANNELS or pixels < PIXELS:
+    if min(weight[:2]) < CHANNELS or pixels < max(PIXELS, weight[0] * weight[1] / PAIRS):
         return False
     return layout(x) is torch.channels_last and _dispatch.chosen("convolution", x)
 
@@ -44,8 +45,9 @@ def convolution(x: Tensor, weight: Tensor, adjoint: bool = False) -> Tensor:
         adjoint: the transpose, which takes gradients of outputs to those of inputs.
 
     Returns:
-        (N, O, H, W), channels last. What is not finite stays so; finite numbers within a factor of
-        four of the largest may overflow, since up to four are added before they meet a weight.
+        (N, O, H, W), channels last. What is not finite stays so, and may take its tile of 4x4
+        pixels with it; finite numbers within a factor of 27 of the largest may overflow, since
+        as many are summed before they meet a weight.
     """
     return below_autograd(_convolution_op.default, x, weight, adjoint)  # type: ignore[no-any-return]
 

@@ -1,8 +1,7 @@
-// Arguments of the 3x3 convolutions that only the CPU has. Winograd's minimal filtering, F(2x2, 3x3),
-// and F(3x3, 2x2) for the gradient of the weights, takes sixteen products per channel pair and tile
-// of 2x2 pixels instead of thirty-six: Lavin and Gray, Fast Algorithms for Convolutional Neural
-// Networks (2016), section 4. Both use the former's transform of images, so that signs of the last
-// row and column differ in the latter.
+// Arguments of the 3x3 convolutions that only the CPU has. Winograd's minimal filtering, F(4x4, 3x3),
+// and F(3x3, 4x4) for the gradient of the weights, takes 36 products per channel pair and tile of 4x4
+// pixels instead of 144: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks (2016),
+// section 4, with other points than theirs. Both share the transform of images.
 #pragma once
 
 #include <cstdint>

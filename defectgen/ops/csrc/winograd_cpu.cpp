@@ -1,6 +1,6 @@
-// Winograd convolutions on the CPU. Tiles are taken in blocks: their 4x4 patches are transformed,
-// the sixteen positions of a block are sixteen matrix products, and what comes out is transformed
-// back while it is still in the cache. A tile's numbers depend on nothing but the tile.
+// Winograd convolutions on the CPU. Tiles are taken in blocks: their 6x6 patches are transformed,
+// the 36 positions of a block are 36 matrix products, and what comes out is transformed back while
+// it is still in the cache. A tile's numbers depend on nothing but the tile.
 #include <memory>
 #include <vector>
 
@@ -10,7 +10,11 @@
 namespace dg {
 namespace {
 
-constexpr int kBlock = 48;  // tiles of a block, a multiple of kRows
+constexpr int kTile = 4;    // pixels of a side of a tile
+constexpr int kPoints = 6;  // where polynomials are evaluated, in each direction: kTile + 3 - 1
+constexpr int kPatch = kPoints * kPoints;
+constexpr int kBlock = 24;  // tiles of a block, a multiple of kRows
+constexpr int kSummed = 48;  // tiles of a block whose products are summed
 // Planes a multiple of 4096 bytes apart would all want the same lines of the cache.
 constexpr int64_t kApart = 16;
 
@@ -31,17 +35,18 @@ struct Tiles {
   explicit Tiles(const Shape& s)
       : height(s.height),
         width(s.width),
-        down((height + 1) / 2),
-        across((width + 1) / 2),
+        down((height + kTile - 1) / kTile),
+        across((width + kTile - 1) / kTile),
         count(s.batch * down * across) {}
-  int64_t blocks() const { return (count + kBlock - 1) / kBlock; }
+  int64_t blocks(int64_t size) const { return (count + size - 1) / size; }
   // The size x size pixels of which the first lies `before` above and left of the tile; `beyond`
   // where there are none.
   template <typename Number>
   void pixels(int64_t tile, int size, int before, Number* base, int64_t channels, Number* beyond,
               Number** found) const {
     const int64_t n = tile / (down * across);
-    const int64_t top = tile / across % down * 2 - before, left = tile % across * 2 - before;
+    const int64_t top = tile / across % down * kTile - before;
+    const int64_t left = tile % across * kTile - before;
     for (int i = 0; i < size; ++i)
       for (int j = 0; j < size; ++j) {
         const int64_t row = top + i, column = left + j;
@@ -52,65 +57,105 @@ struct Tiles {
   }
 };
 
-// B^T d B of a patch of 4x4 pixels.
+// One direction. The points are 0, a, -a, b, -b, and infinity, with a = sqrt(1/2) and b = sqrt(2):
+// a b = 1, so that rows need few products, and numbers of the transforms stay small.
+constexpr float kA = 0.70710678118654752f, kB = 1.41421356237309505f;
+
+// B^T d: coefficients of the products of (x - point) over the other points.
+template <typename V>
+inline void image_line(const V* d, V* t) {
+  const V even_a = d[4] - 2.0f * d[2], odd_a = kA * (d[3] - 2.0f * d[1]);
+  const V even_b = d[4] - 0.5f * d[2], odd_b = kB * (d[3] - 0.5f * d[1]);
+  t[0] = d[0] - 2.5f * d[2] + d[4];
+  t[1] = even_a + odd_a;
+  t[2] = even_a - odd_a;
+  t[3] = even_b + odd_b;
+  t[4] = even_b - odd_b;
+  t[5] = d[1] - 2.5f * d[3] + d[5];
+}
+
+// G g: a filter of three or four taps at the points, over the product of their distances.
+template <int kTaps, typename V>
+inline void filter_line(const V* g, V* t) {
+  V odd_a = g[1], odd_b = g[1];
+  if constexpr (kTaps == 4) odd_a += 0.5f * g[3], odd_b += 2.0f * g[3];
+  const V even_a = (-2.0f / 3) * (g[0] + 0.5f * g[2]), even_b = (1.0f / 6) * (g[0] + 2.0f * g[2]);
+  odd_a *= -2.0f / 3 * kA, odd_b *= 1.0f / 6 * kB;
+  t[0] = g[0];
+  t[1] = even_a + odd_a;
+  t[2] = even_a - odd_a;
+  t[3] = even_b + odd_b;
+  t[4] = even_b - odd_b;
+  t[5] = g[kTaps - 1];
+}
+
+// A^T m: three or four results of a product at the points.
+template <int kResults, typename V>
+inline void result_line(const V* m, V* y) {
+  const V even_a = m[1] + m[2], odd_a = kA * (m[1] - m[2]);
+  const V even_b = m[3] + m[4], odd_b = kB * (m[3] - m[4]);
+  y[0] = m[0] + even_a + even_b;
+  y[1] = odd_a + odd_b;
+  y[2] = 0.5f * even_a + 2.0f * even_b;
+  if constexpr (kResults == 4) y[3] = 0.5f * odd_a + 2.0f * odd_b;
+  y[kResults - 1] += m[5];
+}
+
+// Both directions: kIn x kIn numbers, taken by get(row, column), become kOut x kOut for put.
+template <int kIn, int kOut, typename V, typename Line, typename Get, typename Put>
+inline void both_ways(Line line, Get get, Put put) {
+  V t[kOut][kIn];
+#pragma GCC unroll 6
+  for (int j = 0; j < kIn; ++j) {
+    V from[kIn], to[kOut];
+#pragma GCC unroll 6
+    for (int i = 0; i < kIn; ++i) from[i] = get(i, j);
+    line(from, to);
+#pragma GCC unroll 6
+    for (int i = 0; i < kOut; ++i) t[i][j] = to[i];
+  }
+#pragma GCC unroll 6
+  for (int i = 0; i < kOut; ++i) {
+    V to[kOut];
+    line(t[i], to);
+#pragma GCC unroll 6
+    for (int j = 0; j < kOut; ++j) put(i, j, to[j]);
+  }
+}
+
+// B^T d B of a patch.
 inline void transform_input(const float* const* from, int64_t channels, float* to, int64_t plane) {
   each_channel(channels, [&](auto get, auto put, int64_t c) {
-    decltype(get(from[0])) t[4][4];
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) {
-      const auto a = get(from[j] + c), b = get(from[4 + j] + c);
-      const auto d = get(from[8 + j] + c), e = get(from[12 + j] + c);
-      t[0][j] = a - d;
-      t[1][j] = b + d;
-      t[2][j] = d - b;
-      t[3][j] = b - e;
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) {
-      float* row = to + 4 * i * plane + c;
-      put(row, t[i][0] - t[i][2]);
-      put(row + plane, t[i][1] + t[i][2]);
-      put(row + 2 * plane, t[i][2] - t[i][1]);
-      put(row + 3 * plane, t[i][1] - t[i][3]);
-    }
+    using V = decltype(get(to));
+    both_ways<kPoints, kPoints, V>(
+        [](const V* d, V* t) { image_line(d, t); },
+        [&](int i, int j) { return get(from[kPoints * i + j] + c); },
+        [&](int i, int j, V v) { put(to + (kPoints * i + j) * plane + c, v); });
   });
 }
 
-// A^T m A: the 2x2 pixels of a tile, as far as there are any.
+// A^T m A: the pixels of a tile, as far as there are any.
 inline void transform_output(const float* from, int64_t plane, int64_t channels, float* const* to) {
   each_channel(channels, [&](auto get, auto put, int64_t c) {
-    decltype(get(from)) t[2][4];
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) {
-      const float* column = from + j * plane + c;
-      const auto b = get(column + 4 * plane), d = get(column + 8 * plane);
-      t[0][j] = get(column) + b + d;
-      t[1][j] = b - d - get(column + 12 * plane);
-    }
-#pragma GCC unroll 2
-    for (int i = 0; i < 2; ++i) {
-      if (to[2 * i]) put(to[2 * i] + c, t[i][0] + t[i][1] + t[i][2]);
-      if (to[2 * i + 1]) put(to[2 * i + 1] + c, t[i][1] - t[i][2] - t[i][3]);
-    }
+    using V = decltype(get(from));
+    both_ways<kPoints, kTile, V>(
+        [](const V* m, V* y) { result_line<kTile>(m, y); },
+        [&](int i, int j) { return get(from + (kPoints * i + j) * plane + c); },
+        [&](int i, int j, V v) {
+          if (float* pixel = to[kTile * i + j]) put(pixel + c, v);
+        });
   });
 }
 
-// G d G^T of the gradient of a tile, whose 2x2 pixels are the filter when weights are sought.
-inline void transform_filter(const float* const* from, int64_t channels, float* to,
-                             int64_t plane) {
+// G d G^T of the gradient of a tile, which is the filter when weights are sought.
+inline void transform_gradient(const float* const* from, int64_t channels, float* to,
+                               int64_t plane) {
   each_channel(channels, [&](auto get, auto put, int64_t c) {
-    const auto a = get(from[0] + c), b = get(from[1] + c);
-    const auto d = get(from[2] + c), e = get(from[3] + c);
-    const decltype(get(from[0])) t[4][2] = {
-        {a, b}, {0.5f * (a + d), 0.5f * (b + e)}, {0.5f * (a - d), 0.5f * (b - e)}, {d, e}};
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) {
-      float* row = to + 4 * i * plane + c;
-      put(row, t[i][0]);
-      put(row + plane, 0.5f * (t[i][0] + t[i][1]));
-      put(row + 2 * plane, 0.5f * (t[i][0] - t[i][1]));
-      put(row + 3 * plane, t[i][1]);
-    }
+    using V = decltype(get(to));
+    both_ways<kTile, kPoints, V>(
+        [](const V* g, V* t) { filter_line<kTile>(g, t); },
+        [&](int i, int j) { return get(from[kTile * i + j] + c); },
+        [&](int i, int j, V v) { put(to + (kPoints * i + j) * plane + c, v); });
   });
 }
 
@@ -139,9 +184,9 @@ void transposed_taps(const Winograd& f, int64_t panel, int64_t first,
 // -- forward, and the gradient of the features -----------------------------------------------------
 
 int64_t winograd_kernel_units(const Winograd& f) { return up_to(f.out, kWide) / kWide; }
-int64_t winograd_kernel_size(const Winograd& f) { return 16 * f.in * up_to(f.out, kWide); }
+int64_t winograd_kernel_size(const Winograd& f) { return kPatch * f.in * up_to(f.out, kWide); }
 
-// G w G^T; one unit is a panel of kWide output channels. Lies (16, panels, in, kWide).
+// G w G^T; one unit is a panel of kWide output channels. Lies (kPatch, panels, in, kWide).
 void winograd_kernel(const Winograd& f, int64_t begin, int64_t end) {
   const int64_t plane = f.in * up_to(f.out, kWide);
   const auto taps = std::make_unique<float[][kStrip][kWide]>(9);
@@ -151,43 +196,32 @@ void winograd_kernel(const Winograd& f, int64_t begin, int64_t end) {
       const int64_t ins = std::min<int64_t>(kStrip, f.in - first);
       for (int64_t i = 0; i < ins; ++i)
         for (int v = 0; v < kWide; v += kLanes) {
-          Vector t[4][3];
-          for (int j = 0; j < 3; ++j) {
-            const Vector a = read(&taps[j][i][v]), b = read(&taps[3 + j][i][v]);
-            const Vector c = read(&taps[6 + j][i][v]);
-            t[0][j] = a;
-            t[1][j] = 0.5f * (a + c + b);
-            t[2][j] = 0.5f * (a + c - b);
-            t[3][j] = c;
-          }
           float* to = f.kernel + (panel * f.in + first + i) * kWide + v;
-          for (int k = 0; k < 4; ++k, to += 4 * plane) {
-            write(to, t[k][0]);
-            write(to + plane, 0.5f * (t[k][0] + t[k][2] + t[k][1]));
-            write(to + 2 * plane, 0.5f * (t[k][0] + t[k][2] - t[k][1]));
-            write(to + 3 * plane, t[k][2]);
-          }
+          both_ways<3, kPoints, Vector>(
+              [](const Vector* g, Vector* t) { filter_line<3>(g, t); },
+              [&](int k, int j) { return read(&taps[3 * k + j][i][v]); },
+              [&](int k, int j, Vector value) { write(to + (kPoints * k + j) * plane, value); });
         }
     }
 }
 
-int64_t winograd_units(const Winograd& f) { return Tiles(f).blocks(); }
+int64_t winograd_units(const Winograd& f) { return Tiles(f).blocks(kBlock); }
 
 // One unit is a block of tiles.
 void winograd(const Winograd& f, int64_t begin, int64_t end) {
   const Tiles tiles(f);
   const int64_t wide = up_to(f.out, kWide);
   const int64_t in_plane = kBlock * f.in + kApart, out_plane = kBlock * wide + kApart;
-  std::vector<float> zeros(f.in), in(16 * in_plane), out(16 * out_plane);
+  std::vector<float> zeros(f.in), in(kPatch * in_plane), out(kPatch * out_plane);
   for (int64_t block = begin; block < end; ++block) {
     const int64_t first = block * kBlock;
     const int64_t count = std::min<int64_t>(kBlock, tiles.count - first);
     for (int64_t t = 0; t < count; ++t) {
-      const float* patch[16];
-      tiles.pixels<const float>(first + t, 4, 1, f.x, f.in, zeros.data(), patch);
+      const float* patch[kPatch];
+      tiles.pixels<const float>(first + t, kPoints, 1, f.x, f.in, zeros.data(), patch);
       transform_input(patch, f.in, in.data() + t * f.in, in_plane);
     }
-    for (int p = 0; p < 16; ++p)
+    for (int p = 0; p < kPatch; ++p)
       for (int64_t o = 0; o < wide; o += kWide) {
         const float* kernel = f.kernel + (p * wide + o) * f.in;
         // Rows beyond the last tile are old or zero, and nobody reads what becomes of them.
@@ -196,8 +230,8 @@ void winograd(const Winograd& f, int64_t begin, int64_t end) {
                           out.data() + p * out_plane + t * wide + o, wide);
       }
     for (int64_t t = 0; t < count; ++t) {
-      float* pixels[4];
-      tiles.pixels<float>(first + t, 2, 0, f.y, f.out, nullptr, pixels);
+      float* pixels[kTile * kTile];
+      tiles.pixels<float>(first + t, kTile, 0, f.y, f.out, nullptr, pixels);
       transform_output(out.data() + t * wide, out_plane, f.out, pixels);
     }
   }
@@ -208,8 +242,12 @@ void winograd(const Winograd& f, int64_t begin, int64_t end) {
 namespace {
 
 // Sums of a part, and how many parts there are.
-int64_t sums_of(const WinogradWeights& f) { return 16 * up_to(f.in, kRows) * up_to(f.out, kWide); }
-int64_t parts_of(const WinogradWeights& f) { return parts_for(Tiles(f).blocks(), sums_of(f)); }
+int64_t sums_of(const WinogradWeights& f) {
+  return kPatch * up_to(f.in, kRows) * up_to(f.out, kWide);
+}
+int64_t parts_of(const WinogradWeights& f) {
+  return parts_for(Tiles(f).blocks(kSummed), sums_of(f));
+}
 
 }  // namespace
 
@@ -218,32 +256,32 @@ int64_t winograd_sums_size(const WinogradWeights& f) {
 }
 int64_t winograd_sums_units(const WinogradWeights& f) { return parts_of(f) * groups_of(f.in); }
 
-// One unit is a group of input channels in a part of the tiles. Lies (parts, 16, in, out).
+// One unit is a group of input channels in a part of the tiles. Lies (parts, kPatch, in, out).
 void winograd_sums(const WinogradWeights& f, int64_t begin, int64_t end) {
   const Tiles tiles(f);
   const int64_t wide = up_to(f.out, kWide), high = up_to(f.in, kRows), parts = parts_of(f);
-  const int64_t y_plane = kBlock * wide + kApart;
-  std::vector<float> zeros(std::max(f.in, f.out)), dy(16 * y_plane), x;
+  const int64_t y_plane = kSummed * wide + kApart;
+  std::vector<float> zeros(std::max(f.in, f.out)), dy(kPatch * y_plane), x;
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t part = unit / groups_of(f.in), channel = unit % groups_of(f.in) * group_size(f.in);
     const int64_t channels = std::min(group_size(f.in), f.in - channel);
-    const int64_t rows = up_to(channels, kRows), x_plane = kBlock * rows + kApart;
-    float* sums = f.sums + (part * 16 * high + channel) * wide;
-    for (int p = 0; p < 16; ++p) std::fill_n(sums + p * high * wide, rows * wide, 0.0f);
-    x.assign(16 * x_plane, 0.0f);
-    const int64_t last = tiles.blocks() * (part + 1) / parts;
-    for (int64_t block = tiles.blocks() * part / parts; block < last; ++block) {
-      const int64_t first = block * kBlock;
-      const int64_t count = std::min<int64_t>(kBlock, tiles.count - first);
+    const int64_t rows = up_to(channels, kRows), x_plane = kSummed * rows + kApart;
+    float* sums = f.sums + (part * kPatch * high + channel) * wide;
+    for (int p = 0; p < kPatch; ++p) std::fill_n(sums + p * high * wide, rows * wide, 0.0f);
+    x.assign(kPatch * x_plane, 0.0f);
+    const int64_t last = tiles.blocks(kSummed) * (part + 1) / parts;
+    for (int64_t block = tiles.blocks(kSummed) * part / parts; block < last; ++block) {
+      const int64_t first = block * kSummed;
+      const int64_t count = std::min<int64_t>(kSummed, tiles.count - first);
       for (int64_t t = 0; t < count; ++t) {
-        const float* pixels[16];
-        tiles.pixels<const float>(first + t, 4, 1, f.x, f.in, nullptr, pixels);
+        const float* pixels[kPatch];
+        tiles.pixels<const float>(first + t, kPoints, 1, f.x, f.in, nullptr, pixels);
         for (auto& pixel : pixels) pixel = pixel ? pixel + channel : zeros.data();
         transform_input(pixels, channels, x.data() + t * rows, x_plane);
-        tiles.pixels<const float>(first + t, 2, 0, f.dy, f.out, zeros.data(), pixels);
-        transform_filter(pixels, f.out, dy.data() + t * wide, y_plane);
+        tiles.pixels<const float>(first + t, kTile, 0, f.dy, f.out, zeros.data(), pixels);
+        transform_gradient(pixels, f.out, dy.data() + t * wide, y_plane);
       }
-      for (int p = 0; p < 16; ++p)
+      for (int p = 0; p < kPatch; ++p)
         for (int64_t o = 0; o < wide; o += kWide)
           for (int64_t i = 0; i < rows; i += kRows)
             multiply<true>(x.data() + p * x_plane + i, 1, rows, dy.data() + p * y_plane + o, wide,
@@ -256,19 +294,13 @@ void winograd_sums(const WinogradWeights& f, int64_t begin, int64_t end) {
 void winograd_weights(const WinogradWeights& f, int64_t begin, int64_t end) {
   const int64_t wide = up_to(f.out, kWide), high = up_to(f.in, kRows), parts = parts_of(f);
   transpose_weights(f.in, f.out, f.dweight, begin, end, [&](int64_t i, int64_t o, Vector* taps) {
-    Vector m[16] = {}, t[3][4];
+    Vector m[kPatch] = {};
     for (int64_t part = 0; part < parts; ++part)
-      for (int p = 0; p < 16; ++p) m[p] += read(f.sums + ((part * 16 + p) * high + i) * wide + o);
-    for (int j = 0; j < 4; ++j) {
-      t[0][j] = m[j] + m[4 + j] + m[8 + j];
-      t[1][j] = m[4 + j] - m[8 + j];
-      t[2][j] = m[4 + j] + m[8 + j] - m[12 + j];
-    }
-    for (int k = 0; k < 3; ++k) {
-      taps[3 * k] = t[k][0] + t[k][1] + t[k][2];
-      taps[3 * k + 1] = t[k][1] - t[k][2];
-      taps[3 * k + 2] = t[k][1] + t[k][2] - t[k][3];
-    }
+      for (int p = 0; p < kPatch; ++p)
+        m[p] += read(f.sums + ((part * kPatch + p) * high + i) * wide + o);
+    both_ways<kPoints, 3, Vector>([](const Vector* m, Vector* y) { result_line<3>(m, y); },
+                                  [&](int k, int j) { return m[kPoints * k + j]; },
+                                  [&](int k, int j, Vector value) { taps[3 * k + j] = value; });
   });
 }
 
