@@ -15,23 +15,26 @@ from torch import Tensor
 from defectgen.ops import _dispatch
 from defectgen.ops._library import below_autograd, define, layout
 
-#: Below this many channels, or pixels of a sample's smaller plane, PyTorch is about as fast; also
-#: with more weights than this for each of these pixels, since all of them are transformed. Not
-#: pixels of a batch: a sample shall not change with those beside it.
+#: Below this many channels, or pixels of a sample's smaller plane, PyTorch is about as fast;
+#: without a stride also with more pairs of channels than this for each of these pixels, for all of
+#: their weights are transformed. Not pixels of a batch: a sample shall not change with others.
 CHANNELS, PIXELS, PAIRS = 16, 64, 1024
 
 
-def chosen(x: Tensor, weight: torch.Size, pixels: int) -> bool:
+def chosen(x: Tensor, weight: torch.Size, pixels: int, *, sums: bool = False) -> bool:
     """Whether a convolution shall be computed here, as far as sizes and the processor tell.
 
     Args:
         x: (N, C, H, W).
         weight: shape of the weights.
         pixels: of a plane on the smaller side of the convolution, of one sample.
+        sums: the gradient of the weights is meant, which transforms no weights.
     """
     if x.dtype != torch.float32 or x.device.type != "cpu" or weight[2:] != (3, 3):
         return False
-    if min(weight[:2]) < CHANNELS or pixels < max(PIXELS, weight[0] * weight[1] / PAIRS):
+    if min(weight[:2]) < CHANNELS or pixels < PIXELS:
+        return False
+    if not sums and weight[0] * weight[1] > PAIRS * pixels:
         return False
     return layout(x) is torch.channels_last and _dispatch.chosen("convolution", x)
 
@@ -45,9 +48,9 @@ def convolution(x: Tensor, weight: Tensor, adjoint: bool = False) -> Tensor:
         adjoint: the transpose, which takes gradients of outputs to those of inputs.
 
     Returns:
-        (N, O, H, W), channels last. What is not finite stays so, and may take its tile of 4x4
-        pixels with it; finite numbers within a factor of 27 of the largest may overflow, since
-        as many are summed before they meet a weight.
+        (N, O, H, W), channels last. What is not finite stays so, and may take the tiles of 4x4
+        pixels with it that it reaches. Finite numbers may overflow on the way though the result
+        would not: transforms of an image are up to 27 times as large as its numbers.
     """
     return below_autograd(_convolution_op.default, x, weight, adjoint)  # type: ignore[no-any-return]
 

@@ -66,11 +66,11 @@ class _Map:
         inner, outer = (dy, x) if self.transposed else (x, dy)
         known = (self.stride, self.padding) in ((1, 1), (2, 0))
         known = known and x.dtype == dy.dtype == weight.dtype
-        if known and _convolution.chosen(x, weight.shape, outer.shape[2] * outer.shape[3]):
-            if to_weight:
-                dw = _convolution.weight_gradient(inner, outer, self.stride)
-            if to_x and self.stride == 1:
-                dx = _convolution.convolution(dy, weight, not self.transposed)
+        given = x, weight.shape, outer.shape[2] * outer.shape[3]
+        if known and to_weight and _convolution.chosen(*given, sums=True):
+            dw = _convolution.weight_gradient(inner, outer, self.stride)
+        if known and to_x and self.stride == 1 and _convolution.chosen(*given):
+            dx = _convolution.convolution(dy, weight, not self.transposed)
         mask = [to_x and dx is None, to_weight and dw is None, False]
         if any(mask):
             both = torch.ops.aten.convolution_backward(dy, x, weight, None, *self.numbers(), mask)

@@ -61,7 +61,7 @@ def close(got, wanted):
     assert got.is_contiguous(memory_format=torch.channels_last)
     if wanted.numel():
         size = wanted.abs().max().item()
-        torch.testing.assert_close(got.double(), wanted, rtol=0, atol=3e-6 * size + 1e-30)
+        torch.testing.assert_close(got.double(), wanted, rtol=0, atol=5e-6 * size + 1e-30)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -91,7 +91,6 @@ def test_weights_of_a_stride_equal_the_definition(normal, shape, stride, more):
 
 
 def test_at_the_sizes_of_the_networks_it_is_about_as_exact_as_that_of_pytorch(normal):
-    """Its largest error: twice that of PyTorch, which lies at 1e-6 of the largest number."""
     for channels, side in ((32, 64), (128, 16)):
         x, dy = (last(normal(8, channels, side, side).float()) for _ in range(2))
         weight = last(normal(channels, channels, 3, 3).float())
@@ -105,7 +104,7 @@ def test_at_the_sizes_of_the_networks_it_is_about_as_exact_as_that_of_pytorch(no
         ]
         for ours, plain, wanted in pairs:
             assert (ours - wanted).abs().max() < 3 * (plain - wanted).abs().max()
-            assert (ours - wanted).abs().max() < 3e-6 * wanted.abs().max()
+            assert (ours - wanted).abs().max() < 5e-6 * wanted.abs().max()
 
 
 @pytest.mark.parametrize("side", [7, 8, 9])
@@ -135,6 +134,9 @@ def test_same_bits_with_any_number_of_threads(normal):
         torch.set_num_threads(before)
     for results in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results, found[0], strict=True))
+    # Here sums have several parts, and groups of channels.
+    for got, wanted in zip(found[0], exact(x, weight, dy), strict=False):
+        close(got, wanted)
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf])
@@ -147,7 +149,8 @@ def test_what_is_not_finite_stays_so(normal, number, place):
     lost = ~convolution(x, weight).isfinite()
     wanted = ~F.conv2d(x, weight, padding=1).isfinite()
     assert lost[wanted].all()
-    assert lost.sum() <= F.max_pool2d(wanted.float(), 7, stride=1, padding=3).sum()  # whole tiles
+    tiles = F.max_pool2d(wanted.float(), 7, stride=1, padding=3) > 0
+    assert tiles[lost].all()
     assert not weight_gradient(x, torch.ones(1, 16, 9, 9)).isfinite().all()
 
 
@@ -201,8 +204,8 @@ def test_the_second_derivative_is_made_of_the_same_maps(fused, normal):
 
 CASES = {
     "as in the networks": ({}, True),
-    "as many weights as pay": ({"side": 8, "ins": 256, "outs": 256}, True),
-    "more weights": ({"side": 8, "ins": 256, "outs": 257}, False),
+    "as many pairs of channels as pay": ({"side": 8, "ins": 512, "outs": 128}, True),
+    "the other way round": ({"side": 8, "ins": 128, "outs": 512}, True),
     "few channels": ({"ins": 15}, False),
     "few channels out": ({"outs": 15}, False),
     "few pixels": ({"side": 7, "batch": 20}, False),
@@ -230,6 +233,17 @@ def test_taken_where_it_pays(normal, case):
         y.sum().backward()
     taken = ["winograd", "winograd_weights", "winograd"]
     assert calls.seen == (taken if wanted else ["convolution", "convolution_backward"])
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_with_more_pairs_of_channels_only_the_weights(fused, normal, stride):
+    """All other maps transform the weights first, which few pixels do not pay."""
+    x = last(normal(2, 128, 8 * stride + stride - 1, 9 * stride - 1).float()).requires_grad_()
+    weight = normal(577, 128, 3, 3).float().requires_grad_()
+    with Calls() as calls:
+        conv2d(x, weight, stride=stride, padding=2 - stride).sum().backward()
+    taken = "winograd_weights" if stride == 1 else "strided_weights"
+    assert calls.seen == ["convolution", taken, "convolution_backward"]
 
 
 @pytest.mark.parametrize("transposed", [False, True])

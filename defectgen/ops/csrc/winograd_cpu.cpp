@@ -13,7 +13,8 @@ namespace {
 constexpr int kTile = 4;    // pixels of a side of a tile
 constexpr int kPoints = 6;  // where polynomials are evaluated, in each direction: kTile + 3 - 1
 constexpr int kPatch = kPoints * kPoints;
-constexpr int kBlock = 24;  // tiles of a block, a multiple of kRows
+constexpr int kBlock = 24;  // tiles of a block
+static_assert(kBlock % kRows == 0, "rows beyond the last tile are computed, too");
 constexpr int kSummed = 48;  // tiles of a block whose products are summed
 // Planes a multiple of 4096 bytes apart would all want the same lines of the cache.
 constexpr int64_t kApart = 16;
