@@ -1,8 +1,9 @@
 """Native 3x3 convolutions in float32, for processors on which they beat those of PyTorch.
 
-Stride 1 and padding 1 by Winograd's minimal filtering, F(4x4, 3x3) forward and back and F(3x3, 4x4)
-for the weights (Lavin and Gray 2016, section 4); the weights of a stride as products of pixels.
-All without a graph: ``convolution.py`` has the formulas. Measured on two cores
+Stride 1 and padding 1 by Winograd's minimal filtering (Lavin and Gray 2016, section 4): F(4x4, 3x3)
+forward and back and F(3x3, 4x4) for the weights while networks learn, F(2x2, 3x3) without a graph,
+for samples; the weights of a stride as products of pixels.
+``convolution.py`` has the formulas. Measured on two cores
 (``benchmarks/convolutions.py``); gradients of weights are split into at most sixteen parts per
 group of channels, so on many cores not all may work.
 """
@@ -39,20 +40,22 @@ def chosen(x: Tensor, weight: torch.Size, pixels: int, *, sums: bool = False) ->
     return layout(x) is torch.channels_last and _dispatch.chosen("convolution", x)
 
 
-def convolution(x: Tensor, weight: Tensor, adjoint: bool = False) -> Tensor:
+def convolution(x: Tensor, weight: Tensor, adjoint: bool = False, *, local: bool = False) -> Tensor:
     """conv(x, weight) of stride 1 and padding 1, or its transpose.
 
     Args:
         x: (N, I, H, W) float32.
         weight: (O, I, 3, 3), or (I, O, 3, 3) with ``adjoint``.
         adjoint: the transpose, which takes gradients of outputs to those of inputs.
+        local: no bit depends on a pixel that no tap reaches, so that two images which agree there
+            go on to agree; slower.
 
     Returns:
         (N, O, H, W), channels last. What is not finite stays so, and may take the tiles of 4x4
         pixels with it that it reaches. Finite numbers may overflow on the way though the result
         would not: transforms of an image are up to 27 times as large as its numbers.
     """
-    return below_autograd(_convolution_op.default, x, weight, adjoint)  # type: ignore[no-any-return]
+    return below_autograd(_convolution_op.default, x, weight, adjoint, local)  # type: ignore[no-any-return]
 
 
 def weight_gradient(x: Tensor, dy: Tensor, stride: int = 1) -> Tensor:
@@ -68,7 +71,7 @@ def weight_gradient(x: Tensor, dy: Tensor, stride: int = 1) -> Tensor:
     return below_autograd(_strided_weights_op.default, x, dy, stride)  # type: ignore[no-any-return]
 
 
-def _convolution(x: Tensor, weight: Tensor, adjoint: bool) -> Tensor:
+def _convolution(x: Tensor, weight: Tensor, adjoint: bool, local: bool) -> Tensor:
     one = [1, 1]
     y = torch.ops.aten.convolution(x, weight, None, one, one, one, adjoint, [0, 0], 1)
     return y.contiguous(memory_format=torch.channels_last)  # type: ignore[no-any-return]
@@ -81,7 +84,7 @@ def _weights(x: Tensor, dy: Tensor, stride: int = 1) -> Tensor:
     return dw.contiguous(memory_format=torch.channels_last)
 
 
-def _empty(x: Tensor, weight: Tensor, adjoint: bool) -> Tensor:
+def _empty(x: Tensor, weight: Tensor, adjoint: bool, local: bool) -> Tensor:
     y = x.new_empty(x.shape[0], weight.shape[1 if adjoint else 0], *x.shape[2:])
     return y.to(memory_format=torch.channels_last)
 
@@ -92,7 +95,7 @@ def _empty_weights(x: Tensor, dy: Tensor, stride: int = 1) -> Tensor:
 
 
 _convolution_op = define(
-    "winograd(Tensor x, Tensor weight, bool adjoint) -> Tensor", _convolution, _empty
+    "winograd(Tensor x, Tensor weight, bool adjoint, bool local) -> Tensor", _convolution, _empty
 )
 _winograd_weights_op = define(
     "winograd_weights(Tensor x, Tensor dy) -> Tensor", _weights, _empty_weights

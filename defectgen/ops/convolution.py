@@ -49,13 +49,13 @@ class _Map:
         )
         return _Map(self.stride, self.padding, True, (high, wide))
 
-    def run(self, x: Tensor, weight: Tensor) -> Tensor:
-        """y, without a graph."""
+    def run(self, x: Tensor, weight: Tensor, *, local: bool = False) -> Tensor:
+        """y, without a graph; see `_convolution.convolution` for ``local``."""
         # What does not fit together is told by PyTorch.
         fits = x.dtype == weight.dtype and x.shape[1] == weight.shape[0 if self.transposed else 1]
         plain = fits and (self.stride, self.padding) == (1, 1)
         if plain and _convolution.chosen(x, weight.shape, x.shape[2] * x.shape[3]):
-            return _convolution.convolution(x, weight, self.transposed)
+            return _convolution.convolution(x, weight, self.transposed, local=local)
         return torch.ops.aten.convolution(x, weight, None, *self.numbers())  # type: ignore[no-any-return]
 
     def gradients(
@@ -102,7 +102,8 @@ def _convolve(x: Tensor, weight: Tensor, how: _Map) -> Tensor:
         return torch.ops.aten.convolution(x, weight, None, *how.numbers())  # type: ignore[no-any-return]
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
         return cast(Tensor, _Forward.apply(x, weight, how))  # type: ignore[no-untyped-call]
-    return how.run(x, weight)
+    # A sample and its good twin are equal to the bit wherever the defect does not reach.
+    return how.run(x, weight, local=True)
 
 
 def _wanted(ctx: Any, index: int) -> bool:

@@ -72,9 +72,21 @@ def test_equals_the_definition(normal, shape, laid):
     weight = normal(outs, ins, 3, 3).float()
     y, dx, dweight = exact(x, weight, dy)
     x, dy, weight = laid(x), laid(dy), laid(weight)
-    close(convolution(x, weight), y)
-    close(convolution(dy, weight, True), dx)
+    for local in (False, True):
+        close(convolution(x, weight, local=local), y)
+        close(convolution(dy, weight, True, local=local), dx)
     close(weight_gradient(x, dy), dweight)
+
+
+@pytest.mark.parametrize("place", [(0, 0), (3, 4), (4, 3), (7, 7), (8, 12), (15, 15)])
+def test_without_a_graph_no_bit_depends_on_pixels_that_no_tap_reaches(fused, normal, place):
+    x, weight = last(normal(1, 16, 16, 16).float()), last(normal(16, 16, 3, 3).float())
+    other, (row, column) = x.clone(memory_format=torch.preserve_format), place
+    other[..., row, column] += 1
+    reached = torch.zeros(16, 16, dtype=torch.bool)
+    reached[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2] = True
+    changed = (conv2d(x, weight, padding=1) != conv2d(other, weight, padding=1)).any(1)[0]
+    assert torch.equal(changed, reached)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

@@ -101,8 +101,8 @@ def samples(op, layout="contiguous", dtype=torch.float32, device="cpu", graph=Fa
         yield features(), gate.byte(), features().detach(), few(*plane), within, 2.0
         yield features(), gate.byte(), None, None, None, 2.0
     elif op == "winograd" and not graph:  # convolution.py differentiates it
-        yield x, few(5, c, 3, 3), False
-        yield x, LAYOUTS["channels last"](few(c, 5, 3, 3)), True
+        yield x, few(5, c, 3, 3), False, False
+        yield x, LAYOUTS["channels last"](few(c, 5, 3, 3)), True, True
     elif op == "winograd_weights" and not graph:
         yield x, torch.cat([features(), x], 1)
     elif op == "strided_weights" and not graph and min(h, w) > 2:

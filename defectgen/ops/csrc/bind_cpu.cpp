@@ -74,7 +74,7 @@ std::string told(const dg::Tensor& x) {
   return text + (x.scalar_type() == dg::ScalarType::Float ? ")" : "), no float32");
 }
 
-dg::Tensor winograd(const dg::Tensor& x, const dg::Tensor& weight, bool adjoint) {
+dg::Tensor winograd(const dg::Tensor& x, const dg::Tensor& weight, bool adjoint, bool local) {
   STD_TORCH_CHECK(plain(x) && plain(weight) && weight.size(2) == 3 && weight.size(3) == 3 &&
                       weight.size(adjoint ? 0 : 1) == x.size(1),
                   "defectgen: winograd: float32 features and 3x3 weights that fit them; got ", told(x),
@@ -86,6 +86,7 @@ dg::Tensor winograd(const dg::Tensor& x, const dg::Tensor& weight, bool adjoint)
   f.width = x.size(3);
   f.out = weight.size(adjoint ? 1 : 0);
   f.adjoint = adjoint;
+  f.local = local;
   const dg::Tensor features = dg::arranged(x, true), taps = dg::arranged(weight, true);
   dg::Tensor y = dg::fresh(x, {f.batch, f.out, f.height, f.width}, x.scalar_type(), true);
   dg::Tensor kernel = dg::fresh(x, {dg::winograd_kernel_size(f)}, x.scalar_type());

@@ -9,10 +9,11 @@
 namespace dg {
 
 // Stride 1, padding 1, float, channels last; `out` is as large as `x`. With `adjoint` the weights
-// (in, 3, 3, out) are those of the convolution whose transpose this is, else (out, 3, 3, in).
+// (in, 3, 3, out) are those of the convolution whose transpose this is, else (out, 3, 3, in). If
+// `local`, tiles have 2x2 pixels: more products, but no bit depends on pixels beyond the taps.
 struct Winograd {
   int64_t batch, height, width, in, out;
-  bool adjoint;
+  bool adjoint, local;
   const float *x, *weight;
   float* y;
   float* kernel;  // scratch: the transformed weights

@@ -1,6 +1,6 @@
-// Winograd convolutions on the CPU. Tiles are taken in blocks: their 6x6 patches are transformed,
-// the 36 positions of a block are 36 matrix products, and what comes out is transformed back while
-// it is still in the cache. A tile's numbers depend on nothing but the tile.
+// Winograd convolutions on the CPU. Tiles are taken in blocks: their patches are transformed, the
+// points of a block are matrix products, and what comes out is transformed back while it is still in
+// the cache. A tile's numbers depend on nothing but the tile.
 #include <memory>
 #include <vector>
 
@@ -10,12 +10,6 @@
 namespace dg {
 namespace {
 
-constexpr int kTile = 4;    // pixels of a side of a tile
-constexpr int kPoints = 6;  // where polynomials are evaluated, in each direction: kTile + 3 - 1
-constexpr int kPatch = kPoints * kPoints;
-constexpr int kBlock = 24;  // tiles of a block
-static_assert(kBlock % kRows == 0, "rows beyond the last tile are computed, too");
-constexpr int kSummed = 48;  // tiles of a block whose products are summed
 // Planes a multiple of 4096 bytes apart would all want the same lines of the cache.
 constexpr int64_t kApart = 16;
 
@@ -30,6 +24,7 @@ inline void each_channel(int64_t channels, Body body) {
 }
 
 // The tiles of a batch in order, and where the pixels of one lie.
+template <int kTile>
 struct Tiles {
   int64_t height, width, down, across, count;
   template <typename Shape>
@@ -58,49 +53,81 @@ struct Tiles {
   }
 };
 
-// One direction. The points are 0, a, -a, b, -b, and infinity, with a = sqrt(1/2) and b = sqrt(2):
+// One direction, for tiles of two pixels: the points are 0, 1, -1, and infinity. No result has a
+// product with a pixel that none of its taps reaches, so not even its rounding depends on one.
+struct Two {
+  static constexpr int kTile = 2, kPoints = 4;
+  static constexpr int kBlock = 48;  // tiles of a block
+  // B^T d: coefficients of the products of (x - point) over the other points.
+  template <typename V>
+  static void image(const V* d, V* t) {
+    t[0] = d[0] - d[2];
+    t[1] = d[1] + d[2];
+    t[2] = d[2] - d[1];
+    t[3] = d[1] - d[3];
+  }
+  // G g: a filter at the points, over the product of their distances.
+  template <typename V>
+  static void filter(const V* g, V* t) {
+    t[0] = g[0];
+    t[1] = 0.5f * (g[0] + g[2] + g[1]);
+    t[2] = 0.5f * (g[0] + g[2] - g[1]);
+    t[3] = g[2];
+  }
+  // A^T m: the pixels of a tile of a product at the points.
+  template <typename V>
+  static void result(const V* m, V* y) {
+    y[0] = m[0] + m[1] + m[2];
+    y[1] = m[1] - m[2] - m[3];
+  }
+};
+
+// The same for tiles of four: 0, a, -a, b, -b, and infinity, with a = sqrt(1/2) and b = sqrt(2):
 // a b = 1, so that rows need few products, and numbers of the transforms stay small.
 constexpr float kA = 0.70710678118654752f, kB = 1.41421356237309505f;
-
-// B^T d: coefficients of the products of (x - point) over the other points.
-template <typename V>
-inline void image_line(const V* d, V* t) {
-  const V even_a = d[4] - 2.0f * d[2], odd_a = kA * (d[3] - 2.0f * d[1]);
-  const V even_b = d[4] - 0.5f * d[2], odd_b = kB * (d[3] - 0.5f * d[1]);
-  t[0] = d[0] - 2.5f * d[2] + d[4];
-  t[1] = even_a + odd_a;
-  t[2] = even_a - odd_a;
-  t[3] = even_b + odd_b;
-  t[4] = even_b - odd_b;
-  t[5] = d[1] - 2.5f * d[3] + d[5];
-}
-
-// G g: a filter of three or four taps at the points, over the product of their distances.
-template <int kTaps, typename V>
-inline void filter_line(const V* g, V* t) {
-  V odd_a = g[1], odd_b = g[1];
-  if constexpr (kTaps == 4) odd_a += 0.5f * g[3], odd_b += 2.0f * g[3];
-  const V even_a = (-2.0f / 3) * (g[0] + 0.5f * g[2]), even_b = (1.0f / 6) * (g[0] + 2.0f * g[2]);
-  odd_a *= -2.0f / 3 * kA, odd_b *= 1.0f / 6 * kB;
-  t[0] = g[0];
-  t[1] = even_a + odd_a;
-  t[2] = even_a - odd_a;
-  t[3] = even_b + odd_b;
-  t[4] = even_b - odd_b;
-  t[5] = g[kTaps - 1];
-}
-
-// A^T m: three or four results of a product at the points.
-template <int kResults, typename V>
-inline void result_line(const V* m, V* y) {
-  const V even_a = m[1] + m[2], odd_a = kA * (m[1] - m[2]);
-  const V even_b = m[3] + m[4], odd_b = kB * (m[3] - m[4]);
-  y[0] = m[0] + even_a + even_b;
-  y[1] = odd_a + odd_b;
-  y[2] = 0.5f * even_a + 2.0f * even_b;
-  if constexpr (kResults == 4) y[3] = 0.5f * odd_a + 2.0f * odd_b;
-  y[kResults - 1] += m[5];
-}
+struct Four {
+  static constexpr int kTile = 4, kPoints = 6;
+  static constexpr int kBlock = 24;
+  static constexpr int kSummed = 48;  // tiles of a block whose products are summed
+  template <typename V>
+  static void image(const V* d, V* t) {
+    const V even_a = d[4] - 2.0f * d[2], odd_a = kA * (d[3] - 2.0f * d[1]);
+    const V even_b = d[4] - 0.5f * d[2], odd_b = kB * (d[3] - 0.5f * d[1]);
+    t[0] = d[0] - 2.5f * d[2] + d[4];
+    t[1] = even_a + odd_a;
+    t[2] = even_a - odd_a;
+    t[3] = even_b + odd_b;
+    t[4] = even_b - odd_b;
+    t[5] = d[1] - 2.5f * d[3] + d[5];
+  }
+  // Of three or four taps.
+  template <int kTaps = 3, typename V>
+  static void filter(const V* g, V* t) {
+    V odd_a = g[1], odd_b = g[1];
+    if constexpr (kTaps == 4) odd_a += 0.5f * g[3], odd_b += 2.0f * g[3];
+    const V even_a = (-2.0f / 3) * (g[0] + 0.5f * g[2]), even_b = (1.0f / 6) * (g[0] + 2.0f * g[2]);
+    odd_a *= -2.0f / 3 * kA, odd_b *= 1.0f / 6 * kB;
+    t[0] = g[0];
+    t[1] = even_a + odd_a;
+    t[2] = even_a - odd_a;
+    t[3] = even_b + odd_b;
+    t[4] = even_b - odd_b;
+    t[5] = g[kTaps - 1];
+  }
+  // Four results, or three: the taps.
+  template <int kResults = 4, typename V>
+  static void result(const V* m, V* y) {
+    const V even_a = m[1] + m[2], odd_a = kA * (m[1] - m[2]);
+    const V even_b = m[3] + m[4], odd_b = kB * (m[3] - m[4]);
+    y[0] = m[0] + even_a + even_b;
+    y[1] = odd_a + odd_b;
+    y[2] = 0.5f * even_a + 2.0f * even_b;
+    if constexpr (kResults == 4) y[3] = 0.5f * odd_a + 2.0f * odd_b;
+    y[kResults - 1] += m[5];
+  }
+};
+static_assert(Two::kBlock % kRows == 0 && Four::kBlock % kRows == 0,
+              "rows beyond the last tile are computed, too");
 
 // Both directions: kIn x kIn numbers, taken by get(row, column), become kOut x kOut for put.
 template <int kIn, int kOut, typename V, typename Line, typename Get, typename Put>
@@ -125,38 +152,39 @@ inline void both_ways(Line line, Get get, Put put) {
 }
 
 // B^T d B of a patch.
-inline void transform_input(const float* const* from, int64_t channels, float* to, int64_t plane) {
+template <typename S>
+void transform_input(const float* const* from, int64_t channels, float* to, int64_t plane) {
   each_channel(channels, [&](auto get, auto put, int64_t c) {
     using V = decltype(get(to));
-    both_ways<kPoints, kPoints, V>(
-        [](const V* d, V* t) { image_line(d, t); },
-        [&](int i, int j) { return get(from[kPoints * i + j] + c); },
-        [&](int i, int j, V v) { put(to + (kPoints * i + j) * plane + c, v); });
+    both_ways<S::kPoints, S::kPoints, V>(
+        [](const V* d, V* t) { S::image(d, t); },
+        [&](int i, int j) { return get(from[S::kPoints * i + j] + c); },
+        [&](int i, int j, V v) { put(to + (S::kPoints * i + j) * plane + c, v); });
   });
 }
 
 // A^T m A: the pixels of a tile, as far as there are any.
-inline void transform_output(const float* from, int64_t plane, int64_t channels, float* const* to) {
+template <typename S>
+void transform_output(const float* from, int64_t plane, int64_t channels, float* const* to) {
   each_channel(channels, [&](auto get, auto put, int64_t c) {
     using V = decltype(get(from));
-    both_ways<kPoints, kTile, V>(
-        [](const V* m, V* y) { result_line<kTile>(m, y); },
-        [&](int i, int j) { return get(from + (kPoints * i + j) * plane + c); },
+    both_ways<S::kPoints, S::kTile, V>(
+        [](const V* m, V* y) { S::result(m, y); },
+        [&](int i, int j) { return get(from + (S::kPoints * i + j) * plane + c); },
         [&](int i, int j, V v) {
-          if (float* pixel = to[kTile * i + j]) put(pixel + c, v);
+          if (float* pixel = to[S::kTile * i + j]) put(pixel + c, v);
         });
   });
 }
 
 // G d G^T of the gradient of a tile, which is the filter when weights are sought.
-inline void transform_gradient(const float* const* from, int64_t channels, float* to,
-                               int64_t plane) {
+void transform_gradient(const float* const* from, int64_t channels, float* to, int64_t plane) {
   each_channel(channels, [&](auto get, auto put, int64_t c) {
     using V = decltype(get(to));
-    both_ways<kTile, kPoints, V>(
-        [](const V* g, V* t) { filter_line<kTile>(g, t); },
-        [&](int i, int j) { return get(from[kTile * i + j] + c); },
-        [&](int i, int j, V v) { put(to + (kPoints * i + j) * plane + c, v); });
+    both_ways<Four::kTile, Four::kPoints, V>(
+        [](const V* g, V* t) { Four::filter<Four::kTile>(g, t); },
+        [&](int i, int j) { return get(from[Four::kTile * i + j] + c); },
+        [&](int i, int j, V v) { put(to + (Four::kPoints * i + j) * plane + c, v); });
   });
 }
 
@@ -180,15 +208,11 @@ void transposed_taps(const Winograd& f, int64_t panel, int64_t first,
   }
 }
 
-}  // namespace
-
 // -- forward, and the gradient of the features -----------------------------------------------------
 
-int64_t winograd_kernel_units(const Winograd& f) { return up_to(f.out, kWide) / kWide; }
-int64_t winograd_kernel_size(const Winograd& f) { return kPatch * f.in * up_to(f.out, kWide); }
-
-// G w G^T; one unit is a panel of kWide output channels. Lies (kPatch, panels, in, kWide).
-void winograd_kernel(const Winograd& f, int64_t begin, int64_t end) {
+// G w G^T; one unit is a panel of kWide output channels. Lies (points, panels, in, kWide).
+template <typename S>
+void transform_kernel(const Winograd& f, int64_t begin, int64_t end) {
   const int64_t plane = f.in * up_to(f.out, kWide);
   const auto taps = std::make_unique<float[][kStrip][kWide]>(9);
   for (int64_t panel = begin; panel < end; ++panel)
@@ -198,19 +222,19 @@ void winograd_kernel(const Winograd& f, int64_t begin, int64_t end) {
       for (int64_t i = 0; i < ins; ++i)
         for (int v = 0; v < kWide; v += kLanes) {
           float* to = f.kernel + (panel * f.in + first + i) * kWide + v;
-          both_ways<3, kPoints, Vector>(
-              [](const Vector* g, Vector* t) { filter_line<3>(g, t); },
+          both_ways<3, S::kPoints, Vector>(
+              [](const Vector* g, Vector* t) { S::filter(g, t); },
               [&](int k, int j) { return read(&taps[3 * k + j][i][v]); },
-              [&](int k, int j, Vector value) { write(to + (kPoints * k + j) * plane, value); });
+              [&](int k, int j, Vector value) { write(to + (S::kPoints * k + j) * plane, value); });
         }
     }
 }
 
-int64_t winograd_units(const Winograd& f) { return Tiles(f).blocks(kBlock); }
-
 // One unit is a block of tiles.
-void winograd(const Winograd& f, int64_t begin, int64_t end) {
-  const Tiles tiles(f);
+template <typename S>
+void convolve(const Winograd& f, int64_t begin, int64_t end) {
+  constexpr int kBlock = S::kBlock, kPatch = S::kPoints * S::kPoints;
+  const Tiles<S::kTile> tiles(f);
   const int64_t wide = up_to(f.out, kWide);
   const int64_t in_plane = kBlock * f.in + kApart, out_plane = kBlock * wide + kApart;
   std::vector<float> zeros(f.in), in(kPatch * in_plane), out(kPatch * out_plane);
@@ -219,8 +243,8 @@ void winograd(const Winograd& f, int64_t begin, int64_t end) {
     const int64_t count = std::min<int64_t>(kBlock, tiles.count - first);
     for (int64_t t = 0; t < count; ++t) {
       const float* patch[kPatch];
-      tiles.pixels<const float>(first + t, kPoints, 1, f.x, f.in, zeros.data(), patch);
-      transform_input(patch, f.in, in.data() + t * f.in, in_plane);
+      tiles.template pixels<const float>(first + t, S::kPoints, 1, f.x, f.in, zeros.data(), patch);
+      transform_input<S>(patch, f.in, in.data() + t * f.in, in_plane);
     }
     for (int p = 0; p < kPatch; ++p)
       for (int64_t o = 0; o < wide; o += kWide) {
@@ -231,23 +255,43 @@ void winograd(const Winograd& f, int64_t begin, int64_t end) {
                           out.data() + p * out_plane + t * wide + o, wide);
       }
     for (int64_t t = 0; t < count; ++t) {
-      float* pixels[kTile * kTile];
-      tiles.pixels<float>(first + t, kTile, 0, f.y, f.out, nullptr, pixels);
-      transform_output(out.data() + t * wide, out_plane, f.out, pixels);
+      float* pixels[S::kTile * S::kTile];
+      tiles.template pixels<float>(first + t, S::kTile, 0, f.y, f.out, nullptr, pixels);
+      transform_output<S>(out.data() + t * wide, out_plane, f.out, pixels);
     }
   }
+}
+
+}  // namespace
+
+int64_t winograd_kernel_units(const Winograd& f) { return up_to(f.out, kWide) / kWide; }
+int64_t winograd_kernel_size(const Winograd& f) {
+  const int64_t points = f.local ? Two::kPoints : Four::kPoints;
+  return points * points * f.in * up_to(f.out, kWide);
+}
+void winograd_kernel(const Winograd& f, int64_t begin, int64_t end) {
+  f.local ? transform_kernel<Two>(f, begin, end) : transform_kernel<Four>(f, begin, end);
+}
+int64_t winograd_units(const Winograd& f) {
+  return f.local ? Tiles<Two::kTile>(f).blocks(Two::kBlock)
+                 : Tiles<Four::kTile>(f).blocks(Four::kBlock);
+}
+void winograd(const Winograd& f, int64_t begin, int64_t end) {
+  f.local ? convolve<Two>(f, begin, end) : convolve<Four>(f, begin, end);
 }
 
 // -- the gradient of the weights -------------------------------------------------------------------
 
 namespace {
 
+constexpr int kSummed = Four::kSummed, kPatch = Four::kPoints * Four::kPoints;
+
 // Sums of a part, and how many parts there are.
 int64_t sums_of(const WinogradWeights& f) {
   return kPatch * up_to(f.in, kRows) * up_to(f.out, kWide);
 }
 int64_t parts_of(const WinogradWeights& f) {
-  return parts_for(Tiles(f).blocks(kSummed), sums_of(f));
+  return parts_for(Tiles<Four::kTile>(f).blocks(kSummed), sums_of(f));
 }
 
 }  // namespace
@@ -259,7 +303,7 @@ int64_t winograd_sums_units(const WinogradWeights& f) { return parts_of(f) * gro
 
 // One unit is a group of input channels in a part of the tiles. Lies (parts, kPatch, in, out).
 void winograd_sums(const WinogradWeights& f, int64_t begin, int64_t end) {
-  const Tiles tiles(f);
+  const Tiles<Four::kTile> tiles(f);
   const int64_t wide = up_to(f.out, kWide), high = up_to(f.in, kRows), parts = parts_of(f);
   const int64_t y_plane = kSummed * wide + kApart;
   std::vector<float> zeros(std::max(f.in, f.out)), dy(kPatch * y_plane), x;
@@ -276,10 +320,10 @@ void winograd_sums(const WinogradWeights& f, int64_t begin, int64_t end) {
       const int64_t count = std::min<int64_t>(kSummed, tiles.count - first);
       for (int64_t t = 0; t < count; ++t) {
         const float* pixels[kPatch];
-        tiles.pixels<const float>(first + t, kPoints, 1, f.x, f.in, nullptr, pixels);
+        tiles.pixels<const float>(first + t, Four::kPoints, 1, f.x, f.in, nullptr, pixels);
         for (auto& pixel : pixels) pixel = pixel ? pixel + channel : zeros.data();
-        transform_input(pixels, channels, x.data() + t * rows, x_plane);
-        tiles.pixels<const float>(first + t, kTile, 0, f.dy, f.out, zeros.data(), pixels);
+        transform_input<Four>(pixels, channels, x.data() + t * rows, x_plane);
+        tiles.pixels<const float>(first + t, Four::kTile, 0, f.dy, f.out, zeros.data(), pixels);
         transform_gradient(pixels, f.out, dy.data() + t * wide, y_plane);
       }
       for (int p = 0; p < kPatch; ++p)
@@ -299,8 +343,8 @@ void winograd_weights(const WinogradWeights& f, int64_t begin, int64_t end) {
     for (int64_t part = 0; part < parts; ++part)
       for (int p = 0; p < kPatch; ++p)
         m[p] += read(f.sums + ((part * kPatch + p) * high + i) * wide + o);
-    both_ways<kPoints, 3, Vector>([](const Vector* m, Vector* y) { result_line<3>(m, y); },
-                                  [&](int k, int j) { return m[kPoints * k + j]; },
+    both_ways<Four::kPoints, 3, Vector>([](const Vector* m, Vector* y) { Four::result<3>(m, y); },
+                                  [&](int k, int j) { return m[Four::kPoints * k + j]; },
                                   [&](int k, int j, Vector value) { taps[3 * k + j] = value; });
   });
 }
