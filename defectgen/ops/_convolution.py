@@ -2,10 +2,9 @@
 
 Stride 1 and padding 1 by Winograd's minimal filtering (Lavin and Gray 2016, section 4): F(4x4, 3x3)
 forward and back and F(3x3, 4x4) for the weights while networks learn, F(2x2, 3x3) without a graph,
-for samples; the weights of a stride as products of pixels.
-``convolution.py`` has the formulas. Measured on two cores
-(``benchmarks/convolutions.py``); gradients of weights are split into at most sixteen parts per
-group of channels, so on many cores not all may work.
+for samples; the weights of a stride as products of pixels. ``convolution.py`` has the formulas.
+Measured on two cores (``benchmarks/convolutions.py``); gradients of weights are split into at most
+sixteen parts per group of channels, so on many cores not all may work.
 """
 
 from __future__ import annotations
@@ -51,9 +50,10 @@ def convolution(x: Tensor, weight: Tensor, adjoint: bool = False, *, local: bool
             go on to agree; slower.
 
     Returns:
-        (N, O, H, W), channels last. What is not finite stays so, and may take the tiles of 4x4
-        pixels with it that it reaches. Finite numbers may overflow on the way though the result
-        would not: transforms of an image are up to 27 times as large as its numbers.
+        (N, O, H, W), channels last. What is not finite stays so, and unless ``local`` may take the
+        tiles of 4x4 pixels with it that it reaches. Finite numbers may overflow on the way though
+        the result would not: transforms of an image are up to 27 times as large as its numbers,
+        or four times if ``local``.
     """
     return below_autograd(_convolution_op.default, x, weight, adjoint, local)  # type: ignore[no-any-return]
 

@@ -55,13 +55,13 @@ def exact(x, weight, dy, stride=1):
     return [y.detach(), *torch.autograd.grad(y, (x, weight), dy.double())]
 
 
-def close(got, wanted):
+def close(got, wanted, error=5e-6):
     assert got.shape == wanted.shape
     assert got.dtype == torch.float32
     assert got.is_contiguous(memory_format=torch.channels_last)
     if wanted.numel():
         size = wanted.abs().max().item()
-        torch.testing.assert_close(got.double(), wanted, rtol=0, atol=5e-6 * size + 1e-30)
+        torch.testing.assert_close(got.double(), wanted, rtol=0, atol=error * size + 1e-30)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -72,9 +72,9 @@ def test_equals_the_definition(normal, shape, laid):
     weight = normal(outs, ins, 3, 3).float()
     y, dx, dweight = exact(x, weight, dy)
     x, dy, weight = laid(x), laid(dy), laid(weight)
-    for local in (False, True):
-        close(convolution(x, weight, local=local), y)
-        close(convolution(dy, weight, True, local=local), dx)
+    for local, error in ((False, 5e-6), (True, 3e-6)):
+        close(convolution(x, weight, local=local), y, error)
+        close(convolution(dy, weight, True, local=local), dx, error)
     close(weight_gradient(x, dy), dweight)
 
 
@@ -99,23 +99,26 @@ def test_weights_of_a_stride_equal_the_definition(normal, shape, stride, more):
     dweight = exact(x, torch.zeros(outs, ins, 3, 3), dy, stride)[2]
     x = F.pad(x, (0, more, 0, more), value=math.nan)
     for laid in (last, torch.clone):
-        close(weight_gradient(laid(x), laid(dy), stride), dweight)
+        close(weight_gradient(laid(x), laid(dy), stride), dweight, 3e-6)
 
 
-def test_at_the_sizes_of_the_networks_it_is_about_as_exact_as_that_of_pytorch(normal):
+def test_at_the_sizes_of_the_networks_it_is_about_as_exact_as_pytorch_and_samples_more(normal):
     for channels, side in ((32, 64), (128, 16)):
         x, dy = (last(normal(8, channels, side, side).float()) for _ in range(2))
         weight = last(normal(channels, channels, 3, 3).float())
         y, dx, dweight = exact(x, weight, dy)
         give = dy, x, weight, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1
         theirs = torch.ops.aten.convolution_backward(*give, [True, True, False])
+        forward = F.conv2d(x, weight, padding=1)
         pairs = [
-            (convolution(x, weight), F.conv2d(x, weight, padding=1), y),
-            (convolution(dy, weight, True), theirs[0], dx),
-            (weight_gradient(x, dy), theirs[1], dweight),
+            (convolution(x, weight, local=True), forward, y, 1),
+            (convolution(dy, weight, True, local=True), theirs[0], dx, 1),
+            (convolution(x, weight), forward, y, 3),
+            (convolution(dy, weight, True), theirs[0], dx, 3),
+            (weight_gradient(x, dy), theirs[1], dweight, 3),
         ]
-        for ours, plain, wanted in pairs:
-            assert (ours - wanted).abs().max() < 3 * (plain - wanted).abs().max()
+        for ours, plain, wanted, times in pairs:
+            assert (ours - wanted).abs().max() < times * (plain - wanted).abs().max()
             assert (ours - wanted).abs().max() < 5e-6 * wanted.abs().max()
 
 
@@ -160,6 +163,7 @@ def test_what_is_not_finite_stays_so(normal, number, place):
     x = last(x)
     lost = ~convolution(x, weight).isfinite()
     wanted = ~F.conv2d(x, weight, padding=1).isfinite()
+    assert torch.equal(~convolution(x, weight, local=True).isfinite(), wanted)
     assert lost[wanted].all()
     tiles = F.max_pool2d(wanted.float(), 7, stride=1, padding=3) > 0
     assert tiles[lost].all()
