@@ -1,11 +1,11 @@
 """Native 3x3 convolutions against PyTorch's, one table, every figure from this run.
 
-    python benchmarks/convolutions.py
+    python benchmarks/convolutions.py [--precision bf16]
 
 In each of five turns each contender runs once before its clock starts; the best time counts.
 Error: the largest one against float64, ours divided by PyTorch's. Shapes are those of the networks
 at 64 px in batches of 16, and of the published ones at 256 px in batches of 4; channels last, kept
-memory.
+memory. "samples" is forward as samples have it, so that no bit depends on pixels beyond the taps.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ def main() -> None:
     """Measure, print, save."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
 
@@ -40,6 +41,7 @@ def main() -> None:
 
     from benchmarks.measure import commit, machine, matrix_rates, seconds
     from defectgen.memory import kept_memory
+    from defectgen.networks.precision import PRECISIONS
     from defectgen.ops import use_kernels
     from defectgen.ops._dispatch import native
     from defectgen.ops.convolution import _Map
@@ -47,29 +49,32 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     with use_kernels("fused"):
         native("cpu")
-    raw = {"commit": commit(), "machine": machine(), "rates": matrix_rates(), "lines": []}
-    print(json.dumps({key: raw[key] for key in ("commit", "machine", "rates")}))
+    raw = {"commit": commit(), "machine": machine(), "rates": matrix_rates()}
+    raw |= {"precision": given.precision, "lines": []}
+    dtype = PRECISIONS[given.precision] or torch.float32
+    print(json.dumps({key: raw[key] for key in raw if key != "lines"}))
     print("| batch, in, out, side, stride | map | PyTorch, ms | ours, ms | ratio | error |")
     print("|---|---|---:|---:|---:|---:|")
     for batch, ins, outs, side, stride in SHAPES:
         how = _Map(stride, 1 if stride == 1 else 0, False)
         small = side if stride == 1 else (side - 3) // stride + 1
         x, dy, weight = (
-            torch.randn(shape).contiguous(memory_format=torch.channels_last)
+            torch.randn(shape, dtype=dtype).contiguous(memory_format=torch.channels_last)
             for shape in ((batch, ins, side, side), (batch, outs, small, small), (outs, ins, 3, 3))
         )
 
         def run(mode, name, tensors, how=how):
             with use_kernels(mode):
-                if name == "forward":
-                    return how.run(tensors[0], tensors[2])
+                if name in ("forward", "samples"):
+                    return how.run(tensors[0], tensors[2], local=name == "samples")
                 return how.gradients(*tensors, name == "features", name == "weights")[
                     name == "weights"
                 ]
 
         given_to_all = x, dy, weight
         in_double = tuple(tensor.double() for tensor in given_to_all)
-        for name in ("forward", "features", "weights") if stride == 1 else ("weights",):
+        maps = ("forward", "samples", "features", "weights") if stride == 1 else ("weights",)
+        for name in maps:
             pair = {
                 who: partial(run, mode, name, given_to_all)
                 for who, mode in (("theirs", "reference"), ("ours", "fused"))

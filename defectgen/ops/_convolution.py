@@ -1,10 +1,11 @@
-"""Native 3x3 convolutions in float32, for processors on which they beat those of PyTorch.
+"""Native 3x3 convolutions for processors on which they beat those of PyTorch.
 
-Stride 1 and padding 1 by Winograd's minimal filtering (Lavin and Gray 2016, section 4): F(4x4, 3x3)
-forward and back and F(3x3, 4x4) for the weights while networks learn, F(2x2, 3x3) without a graph,
-for samples; the weights of a stride as products of pixels. ``convolution.py`` has the formulas.
-Measured on two cores (``benchmarks/convolutions.py``); gradients of weights are split into at most
-sixteen parts per group of channels, so on many cores not all may work.
+Stride 1 and padding 1 by Winograd's minimal filtering (Lavin and Gray 2016, section 4). In float32:
+F(4x4, 3x3) forward and back and F(3x3, 4x4) for the weights while networks learn, F(2x2, 3x3)
+without a graph, for samples. In bfloat16: F(2x2, 3x3) and F(3x3, 2x2), whose transforms lose less,
+multiplied in bfloat16 where the processor does that. The weights of a stride as products of pixels,
+in float32. ``convolution.py`` has the formulas. Measured on two cores
+(``benchmarks/convolutions.py``).
 """
 
 from __future__ import annotations
@@ -15,10 +16,19 @@ from torch import Tensor
 from defectgen.ops import _dispatch
 from defectgen.ops._library import below_autograd, define, layout
 
-#: Below this many channels, or pixels of a sample's smaller plane, PyTorch is about as fast;
-#: without a stride also with more pairs of channels than this for each of these pixels, for all of
-#: their weights are transformed. Not pixels of a batch: a sample shall not change with others.
-CHANNELS, PIXELS, PAIRS = 16, 64, 1024
+#: Features and weights; sums are always float32.
+DTYPES = (torch.float32, torch.bfloat16)
+#: With fewer pixels than this in a sample's smaller plane PyTorch is about as fast.
+PIXELS = 64
+#: Without a stride also with more pairs of channels than this for each of these pixels, for all of
+#: their weights are transformed. Not pixels of a batch: a sample shall not change with others. But
+#: weights are a sum over the batch.
+PAIRS = 1024
+
+
+def fewest_channels() -> int:
+    """Below this many channels in or out PyTorch is about as fast: two vectors of float32."""
+    return 16 if _dispatch.processor() == "AVX2" else 32
 
 
 def chosen(x: Tensor, weight: torch.Size, pixels: int, *, sums: bool = False) -> bool:
@@ -28,13 +38,13 @@ def chosen(x: Tensor, weight: torch.Size, pixels: int, *, sums: bool = False) ->
         x: (N, C, H, W).
         weight: shape of the weights.
         pixels: of a plane on the smaller side of the convolution, of one sample.
-        sums: the gradient of the weights is meant, which transforms no weights.
+        sums: the gradient of the weights is meant.
     """
-    if x.dtype != torch.float32 or x.device.type != "cpu" or weight[2:] != (3, 3):
+    if x.dtype not in DTYPES or x.device.type != "cpu" or weight[2:] != (3, 3):
         return False
-    if min(weight[:2]) < CHANNELS or pixels < PIXELS:
+    if min(weight[:2]) < fewest_channels() or pixels < PIXELS:
         return False
-    if not sums and weight[0] * weight[1] > PAIRS * pixels:
+    if weight[0] * weight[1] > PAIRS * pixels * (x.shape[0] if sums else 1):
         return False
     return layout(x) is torch.channels_last and _dispatch.chosen("convolution", x)
 
@@ -43,17 +53,18 @@ def convolution(x: Tensor, weight: Tensor, adjoint: bool = False, *, local: bool
     """conv(x, weight) of stride 1 and padding 1, or its transpose.
 
     Args:
-        x: (N, I, H, W) float32.
-        weight: (O, I, 3, 3), or (I, O, 3, 3) with ``adjoint``.
+        x: (N, I, H, W) float32 or bfloat16.
+        weight: (O, I, 3, 3), or (I, O, 3, 3) with ``adjoint``, of the same dtype.
         adjoint: the transpose, which takes gradients of outputs to those of inputs.
         local: no bit depends on a pixel that no tap reaches, so that two images which agree there
-            go on to agree; slower.
+            go on to agree; slower in float32, always so in bfloat16.
 
     Returns:
         (N, O, H, W), channels last. What is not finite stays so, and unless ``local`` may take the
         tiles of 4x4 pixels with it that it reaches. Finite numbers may overflow on the way though
         the result would not: transforms of an image are up to 27 times as large as its numbers,
-        or four times if ``local``.
+        or four times if ``local``. In bfloat16 these transforms and those of the weights are
+        rounded, so the error is about 2.5 times that of rounding the result, on white noise.
     """
     return below_autograd(_convolution_op.default, x, weight, adjoint, local)  # type: ignore[no-any-return]
 
@@ -62,8 +73,8 @@ def weight_gradient(x: Tensor, dy: Tensor, stride: int = 1) -> Tensor:
     """The gradient (O, I, 3, 3) of the weights of y = conv(x, weight).
 
     Args:
-        x: (N, I, H, W) float32.
-        dy: (N, O, H', W'), the gradient of y.
+        x: (N, I, H, W) float32 or bfloat16.
+        dy: (N, O, H', W'), the gradient of y, of the same dtype.
         stride: 1 with padding 1, or another without padding.
     """
     if stride == 1:

@@ -31,11 +31,15 @@ TABLE: dict[tuple[str, str], frozenset[torch.dtype]] = {
     ("upfirdn2d", "cuda"): DTYPES,
     ("masked_add", "cpu"): DTYPES,
     ("masked_add", "cuda"): DTYPES,
-    ("convolution", "cpu"): frozenset({_F32}),
 }
-#: Kinds of processors, as PyTorch names them, to which a line of the table is limited: with AVX-512
-#: the convolutions of oneDNN are another matter, and not measured.
-PROCESSORS: dict[tuple[str, str], frozenset[str]] = {("convolution", "cpu"): frozenset({"AVX2"})}
+#: The same for an op of which the kind of processor decides; on others, where nothing was measured,
+#: it is left to the reference.
+PROCESSORS: dict[tuple[str, str], dict[str, frozenset[torch.dtype]]] = {
+    ("convolution", "cpu"): {
+        "AVX2": frozenset({_F32}),
+        "avx512_bf16": frozenset({_F32, _BF16}),
+    }
+}
 
 _mutex = threading.RLock()
 # A plain global: torch.compile can read it, and the threads of autograd see it too.
@@ -103,7 +107,17 @@ def chosen(op: str, x: Tensor) -> bool:
     if wanted == "fused":
         return x.dtype in DTYPES
     kinds = PROCESSORS.get((op, device_type))
-    return x.dtype in TABLE[op, device_type] and (kinds is None or _processor() in kinds)
+    wins = TABLE[op, device_type] if kinds is None else kinds.get(processor(), frozenset())
+    return x.dtype in wins
+
+
+@cache
+def processor() -> str:
+    """Kind of CPU: "amx_bf16", "avx512_bf16", or PyTorch's name of its vectors, such as "AVX2"."""
+    # An older PyTorch does not tell what the CPU has beyond its vectors.
+    known: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    fast = [name for name in ("amx_bf16", "avx512_bf16") if known.get(name)]
+    return fast[0] if fast else torch.backends.cpu.get_cpu_capability()
 
 
 def describe() -> list[str]:
@@ -115,12 +129,6 @@ def describe() -> list[str]:
         lines += [f"{kind}.compiler: {found.compiler}"] if found.compiler else []
         lines += [f"{kind}.path: {found.path}"] if found.path else []
     return [*lines, f"cache: {_cache.folder()}"]
-
-
-@cache
-def _processor() -> str:
-    """AVX2, AVX512, or another kind."""
-    return torch.backends.cpu.get_cpu_capability()
 
 
 def _wanted() -> str:

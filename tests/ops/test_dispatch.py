@@ -203,24 +203,36 @@ def test_torch_compile_builds_nothing_and_follows_the_mode(loads):
 
 def test_the_table_has_a_line_for_every_op_and_device():
     lines = {(op, kind) for op in OPS for kind in ("cpu", "cuda")}
-    assert set(_dispatch.TABLE) == {*lines, ("convolution", "cpu")}
-    for line in _dispatch.TABLE.values():
+    assert set(_dispatch.TABLE) == lines
+    for line in (*_dispatch.TABLE.values(), *_dispatch.PROCESSORS["convolution", "cpu"].values()):
         assert line <= _dispatch.DTYPES
 
 
-@pytest.mark.parametrize("processor", ["DEFAULT", "AVX2", "AVX512"])
-def test_a_line_may_be_limited_to_some_processors(loads, monkeypatch, processor):
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: processor)
-    _dispatch._processor.cache_clear()
+@pytest.mark.parametrize(
+    ("vectors", "products", "kind", "dtypes"),
+    [
+        ("DEFAULT", [], "DEFAULT", []),
+        ("AVX2", [], "AVX2", [torch.float32]),
+        ("AVX512", [], "AVX512", []),
+        ("AVX512", ["avx512_bf16"], "avx512_bf16", [torch.float32, torch.bfloat16]),
+        ("AVX512", ["avx512_bf16", "amx_bf16"], "amx_bf16", []),
+    ],
+)
+def test_a_processor_may_decide(loads, monkeypatch, vectors, products, kind, dtypes):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: vectors)
+    known = dict.fromkeys(products, True)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known, raising=False)
+    _dispatch.processor.cache_clear()
     try:
         x = torch.ones(2, 5)
+        assert _dispatch.processor() == kind
         assert _dispatch.chosen("bias_act", x)
-        assert _dispatch.chosen("convolution", x) == (processor == "AVX2")
-        assert not _dispatch.chosen("convolution", x.double())
+        for dtype in _dispatch.DTYPES:
+            assert _dispatch.chosen("convolution", x.to(dtype)) == (dtype in dtypes)
         with _dispatch.use_kernels("fused"):
             assert _dispatch.chosen("convolution", x)
     finally:
-        _dispatch._processor.cache_clear()
+        _dispatch.processor.cache_clear()
 
 
 def test_auto_follows_the_table_and_fused_only_the_dtypes(loads, monkeypatch):

@@ -61,24 +61,36 @@ struct Cpu {
 
 // -- what only the CPU has: cuDNN chooses its algorithms itself ------------------------------------
 
-const float* numbers(const dg::Tensor& x) { return static_cast<const float*>(x.const_data_ptr()); }
-float* numbers_of(dg::Tensor& x) { return static_cast<float*>(x.mutable_data_ptr()); }
+// Two planes of features or weights, both float32 or both bfloat16.
+bool plain(const dg::Tensor& a, const dg::Tensor& b) {
+  const auto type = a.scalar_type();
+  return a.dim() == 4 && b.dim() == 4 && b.scalar_type() == type &&
+         (type == dg::ScalarType::Float || type == dg::ScalarType::BFloat16);
+}
 
-bool plain(const dg::Tensor& x) {
-  return x.dim() == 4 && x.scalar_type() == dg::ScalarType::Float;
+// Scratch for so many sums.
+dg::Tensor sums_for(const dg::Tensor& x, int64_t count) {
+  return dg::fresh(x, {count}, dg::ScalarType::Float);
 }
 
 std::string told(const dg::Tensor& x) {
   std::string text = "(";
   for (int64_t i = 0; i < x.dim(); ++i) text += (i ? ", " : "") + std::to_string(x.size(i));
-  return text + (x.scalar_type() == dg::ScalarType::Float ? ")" : "), no float32");
+  switch (x.scalar_type()) {
+    case dg::ScalarType::Float:
+      return text + ") float32";
+    case dg::ScalarType::BFloat16:
+      return text + ") bfloat16";
+    default:
+      return text + ") of another type";
+  }
 }
 
 dg::Tensor winograd(const dg::Tensor& x, const dg::Tensor& weight, bool adjoint, bool local) {
-  STD_TORCH_CHECK(plain(x) && plain(weight) && weight.size(2) == 3 && weight.size(3) == 3 &&
+  STD_TORCH_CHECK(plain(x, weight) && weight.size(2) == 3 && weight.size(3) == 3 &&
                       weight.size(adjoint ? 0 : 1) == x.size(1),
-                  "defectgen: winograd: float32 features and 3x3 weights that fit them; got ", told(x),
-                  " and ", told(weight));
+                  "defectgen: winograd: features, float32 or bfloat16, and 3x3 weights that fit them; got ",
+                  told(x), " and ", told(weight));
   dg::Winograd f;
   f.batch = x.size(0);
   f.in = x.size(1);
@@ -86,26 +98,27 @@ dg::Tensor winograd(const dg::Tensor& x, const dg::Tensor& weight, bool adjoint,
   f.width = x.size(3);
   f.out = weight.size(adjoint ? 1 : 0);
   f.adjoint = adjoint;
-  f.local = local;
+  f.local = local || x.scalar_type() == dg::ScalarType::BFloat16;
   const dg::Tensor features = dg::arranged(x, true), taps = dg::arranged(weight, true);
   dg::Tensor y = dg::fresh(x, {f.batch, f.out, f.height, f.width}, x.scalar_type(), true);
-  dg::Tensor kernel = dg::fresh(x, {dg::winograd_kernel_size(f)}, x.scalar_type());
-  f.x = numbers(features);
-  f.weight = numbers(taps);
-  f.y = numbers_of(y);
-  f.kernel = numbers_of(kernel);
+  dg::Tensor kernel = sums_for(x, dg::winograd_kernel_size(f));
+  f.x = features.const_data_ptr();
+  f.weight = taps.const_data_ptr();
+  f.y = y.mutable_data_ptr();
+  f.kernel = kernel.mutable_data_ptr();
   if (!y.numel()) return y;
+  const dg::DType d = dg::kind(x);
   parallel_for(0, dg::winograd_kernel_units(f), 1,
-               [&](int64_t begin, int64_t end) { dg::winograd_kernel(f, begin, end); });
+               [&](int64_t begin, int64_t end) { dg::winograd_kernel(d, f, begin, end); });
   parallel_for(0, dg::winograd_units(f), 1,
-               [&](int64_t begin, int64_t end) { dg::winograd(f, begin, end); });
+               [&](int64_t begin, int64_t end) { dg::winograd(d, f, begin, end); });
   return y;
 }
 
-// Fill in what both gradients of weights have in common, sum over pixels, and transpose the sums.
-template <typename Shape, typename Size, typename Units, typename Sum, typename Transpose>
-dg::Tensor weights(Shape f, const dg::Tensor& x, const dg::Tensor& dy, Size size, Units units,
-                   Sum sum, Transpose transpose) {
+// What both gradients of weights have in common: fill in, sum(f) over pixels, and transpose the sums.
+template <typename Shape, typename Sum, typename Transpose>
+dg::Tensor weights(Shape f, const dg::Tensor& x, const dg::Tensor& dy, Sum sum,
+                   Transpose transpose) {
   f.batch = x.size(0);
   f.in = x.size(1);
   f.height = x.size(2);
@@ -113,39 +126,59 @@ dg::Tensor weights(Shape f, const dg::Tensor& x, const dg::Tensor& dy, Size size
   f.out = dy.size(1);
   const dg::Tensor features = dg::arranged(x, true), gradient = dg::arranged(dy, true);
   dg::Tensor dweight = dg::fresh(x, {f.out, f.in, 3, 3}, x.scalar_type(), true);
-  dg::Tensor sums = dg::fresh(x, {size(f)}, x.scalar_type());
-  f.x = numbers(features);
-  f.dy = numbers(gradient);
-  f.dweight = numbers_of(dweight);
-  f.sums = numbers_of(sums);
+  f.x = features.const_data_ptr();
+  f.dy = gradient.const_data_ptr();
+  f.dweight = dweight.mutable_data_ptr();
   if (!dweight.numel()) return dweight;
-  parallel_for(0, units(f), 1, [&](int64_t begin, int64_t end) { sum(f, begin, end); });
+  const dg::DType d = dg::kind(x);
+  const dg::Tensor kept = sum(d, f);
   parallel_for(0, dg::weights_units(f.in), 1,
-               [&](int64_t begin, int64_t end) { transpose(f, begin, end); });
+               [&](int64_t begin, int64_t end) { transpose(d, f, begin, end); });
   return dweight;
 }
 
 dg::Tensor winograd_weights(const dg::Tensor& x, const dg::Tensor& dy) {
-  STD_TORCH_CHECK(plain(x) && plain(dy) && x.size(0) == dy.size(0) && x.size(2) == dy.size(2) &&
+  STD_TORCH_CHECK(plain(x, dy) && x.size(0) == dy.size(0) && x.size(2) == dy.size(2) &&
                       x.size(3) == dy.size(3),
-                  "defectgen: winograd_weights: float32 features and gradients of one size; got ",
+                  "defectgen: winograd_weights: features and gradients of one size and dtype; got ",
                   told(x), " and ", told(dy));
-  return weights(dg::WinogradWeights(), x, dy, dg::winograd_sums_size, dg::winograd_sums_units,
-                 dg::winograd_sums, dg::winograd_weights);
+  const auto sum = [&](dg::DType d, dg::WinogradWeights& f) {
+    const dg::WinogradScratch scratch = dg::winograd_scratch(d, f);
+    dg::Tensor sums = sums_for(x, scratch.sums), points = sums_for(x, scratch.points);
+    f.sums = static_cast<float*>(sums.mutable_data_ptr());
+    f.points = points.mutable_data_ptr();
+    if (!scratch.tiles) std::fill_n(f.sums, scratch.sums, 0.0f);
+    for (int64_t start = 0; start < scratch.tiles; start += scratch.chunk) {
+      parallel_for(0, scratch.transform_units, 1, [&](int64_t begin, int64_t end) {
+        dg::winograd_tiles(d, f, start, begin, end);
+      });
+      parallel_for(0, scratch.product_units, 1, [&](int64_t begin, int64_t end) {
+        dg::winograd_sums(d, f, start, begin, end);
+      });
+    }
+    return sums;
+  };
+  return weights(dg::WinogradWeights(), x, dy, sum, dg::winograd_weights);
 }
 
 dg::Tensor strided_weights(const dg::Tensor& x, const dg::Tensor& dy, int64_t stride) {
-  STD_TORCH_CHECK(plain(x) && plain(dy) && x.size(0) == dy.size(0) && stride > 0 &&
+  STD_TORCH_CHECK(plain(x, dy) && x.size(0) == dy.size(0) && stride > 0 &&
                       (dy.size(2) - 1) * stride + 3 <= x.size(2) &&
                       (dy.size(3) - 1) * stride + 3 <= x.size(3),
-                  "defectgen: strided_weights: float32 features and gradients that fit them; got ",
+                  "defectgen: strided_weights: features, and gradients that fit them, of one dtype; got ",
                   told(x), ", ", told(dy), " and stride ", stride);
   dg::StridedWeights f;
   f.rows = dy.size(2);
   f.columns = dy.size(3);
   f.stride = stride;
-  return weights(f, x, dy, dg::strided_sums_size, dg::strided_sums_units, dg::strided_sums,
-                 dg::strided_weights);
+  const auto sum = [&](dg::DType d, dg::StridedWeights& f) {
+    dg::Tensor sums = sums_for(x, dg::strided_sums_size(f));
+    f.sums = static_cast<float*>(sums.mutable_data_ptr());
+    parallel_for(0, dg::strided_sums_units(f), 1,
+                 [&](int64_t begin, int64_t end) { dg::strided_sums(d, f, begin, end); });
+    return sums;
+  };
+  return weights(f, x, dy, sum, dg::strided_weights);
 }
 
 }  // namespace

@@ -8,31 +8,32 @@
 
 namespace dg {
 
-// Stride 1, padding 1, float, channels last; `out` is as large as `x`. With `adjoint` the weights
+// Stride 1, padding 1, channels last, float or bfloat16 (sums are float); `out` is as large as `x`. With `adjoint` the weights
 // (in, 3, 3, out) are those of the convolution whose transpose this is, else (out, 3, 3, in). If
 // `local`, tiles have 2x2 pixels: more products, but no bit depends on pixels beyond the taps.
 struct Winograd {
   int64_t batch, height, width, in, out;
   bool adjoint, local;
-  const float *x, *weight;
-  float* y;
-  float* kernel;  // scratch: the transformed weights
+  const void *x, *weight;
+  void* y;
+  void* kernel;  // scratch: the transformed weights, no wider than float
 };
 
 // dweight (out, 3, 3, in) of y = conv(x, weight), from x and dy.
 struct WinogradWeights {
   int64_t batch, height, width, in, out;
-  const float *x, *dy;
-  float* dweight;
-  float* sums;  // scratch: transformed sums of each part of the tiles
+  const void *x, *dy;
+  void* dweight;
+  float* sums;   // scratch: sums of products at the points
+  void* points;  // scratch: transformed tiles of a chunk
 };
 
 // dweight (out, 3, 3, in) of y = conv(x, weight) with a stride and no padding, from x and dy. No
 // transform; dy has rows x columns pixels.
 struct StridedWeights {
   int64_t batch, height, width, in, rows, columns, out, stride;
-  const float *x, *dy;
-  float* dweight;
+  const void *x, *dy;
+  void* dweight;
   float* sums;  // scratch: sums of each part of the pixels
 };
 

@@ -143,17 +143,22 @@ void masked_add_backward(DType d, const MaskedAddBackward& f, int64_t begin, int
 // First the weights are transformed, then the image is convolved.
 int64_t winograd_kernel_size(const Winograd& f);
 int64_t winograd_kernel_units(const Winograd& f);
-void winograd_kernel(const Winograd& f, int64_t begin, int64_t end);
+void winograd_kernel(DType d, const Winograd& f, int64_t begin, int64_t end);
 int64_t winograd_units(const Winograd& f);
-void winograd(const Winograd& f, int64_t begin, int64_t end);
-// First tiles are summed, then the sums are transformed to weights.
-int64_t winograd_sums_size(const WinogradWeights& f);
-int64_t winograd_sums_units(const WinogradWeights& f);
-void winograd_sums(const WinogradWeights& f, int64_t begin, int64_t end);
-void winograd_weights(const WinogradWeights& f, int64_t begin, int64_t end);
+void winograd(DType d, const Winograd& f, int64_t begin, int64_t end);
+// Chunk by chunk tiles are transformed, then multiplied and summed; last, sums become weights.
+struct WinogradScratch {
+  int64_t sums, points;  // floats
+  int64_t tiles, chunk, transform_units, product_units;
+};
+WinogradScratch winograd_scratch(DType d, const WinogradWeights& f);
+void winograd_tiles(DType d, const WinogradWeights& f, int64_t start, int64_t begin, int64_t end);
+void winograd_sums(DType d, const WinogradWeights& f, int64_t start, int64_t begin, int64_t end);
+void winograd_weights(DType d, const WinogradWeights& f, int64_t begin, int64_t end);
+// First pixels are summed, then the sums are transposed to weights.
 int64_t strided_sums_size(const StridedWeights& f);
 int64_t strided_sums_units(const StridedWeights& f);
-void strided_sums(const StridedWeights& f, int64_t begin, int64_t end);
-void strided_weights(const StridedWeights& f, int64_t begin, int64_t end);
+void strided_sums(DType d, const StridedWeights& f, int64_t begin, int64_t end);
+void strided_weights(DType d, const StridedWeights& f, int64_t begin, int64_t end);
 
 }  // namespace dg
