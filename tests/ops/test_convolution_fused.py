@@ -159,9 +159,10 @@ def test_a_sample_has_the_same_bits_in_any_batch(fused, normal, side, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_same_bits_with_any_number_of_threads(normal, dtype):
-    x, dy = last(normal(6, 100, 61, 63).to(dtype)), last(normal(6, 33, 61, 63).to(dtype))
-    weight = last(normal(33, 100, 3, 3).to(dtype))
+@pytest.mark.parametrize(("ins", "outs"), [(100, 33), (180, 140)], ids=["parts", "shared chunks"])
+def test_same_bits_with_any_number_of_threads(normal, dtype, ins, outs):
+    x, dy = last(normal(3, ins, 61, 63).to(dtype)), last(normal(3, outs, 61, 63).to(dtype))
+    weight = last(normal(outs, ins, 3, 3).to(dtype))
     before, found = torch.get_num_threads(), []
     try:
         for count in (1, 2, 3, 5):

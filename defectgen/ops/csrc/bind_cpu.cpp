@@ -147,13 +147,18 @@ dg::Tensor winograd_weights(const dg::Tensor& x, const dg::Tensor& dy) {
     dg::Tensor sums = sums_for(x, scratch.sums), points = sums_for(x, scratch.points);
     f.sums = static_cast<float*>(sums.mutable_data_ptr());
     f.points = points.mutable_data_ptr();
-    if (!scratch.tiles) std::fill_n(f.sums, scratch.sums, 0.0f);
-    for (int64_t start = 0; start < scratch.tiles; start += scratch.chunk) {
+    if (!scratch.chunks) std::fill_n(f.sums, scratch.sums, 0.0f);
+    if (scratch.parts > 1) {
+      parallel_for(0, scratch.parts, 1,
+                   [&](int64_t begin, int64_t end) { dg::winograd_parts(d, f, begin, end); });
+      return sums;
+    }
+    for (int64_t index = 0; index < scratch.chunks; ++index) {
       parallel_for(0, scratch.transform_units, 1, [&](int64_t begin, int64_t end) {
-        dg::winograd_tiles(d, f, start, begin, end);
+        dg::winograd_tiles(d, f, index, begin, end);
       });
       parallel_for(0, scratch.product_units, 1, [&](int64_t begin, int64_t end) {
-        dg::winograd_sums(d, f, start, begin, end);
+        dg::winograd_sums(d, f, index, begin, end);
       });
     }
     return sums;

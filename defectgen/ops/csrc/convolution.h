@@ -24,8 +24,8 @@ struct WinogradWeights {
   int64_t batch, height, width, in, out;
   const void *x, *dy;
   void* dweight;
-  float* sums;   // scratch: sums of products at the points
-  void* points;  // scratch: transformed tiles of a chunk
+  float* sums;   // scratch: sums of products at the points, of each part
+  void* points;  // scratch: transformed tiles of a chunk, if there is one part
 };
 
 // dweight (out, 3, 3, in) of y = conv(x, weight) with a stride and no padding, from x and dy. No

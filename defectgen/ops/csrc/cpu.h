@@ -146,14 +146,16 @@ int64_t winograd_kernel_units(const Winograd& f);
 void winograd_kernel(DType d, const Winograd& f, int64_t begin, int64_t end);
 int64_t winograd_units(const Winograd& f);
 void winograd(DType d, const Winograd& f, int64_t begin, int64_t end);
-// Chunk by chunk tiles are transformed, then multiplied and summed; last, sums become weights.
+// Each part goes through its chunks of tiles; or, if there is one part, each chunk is transformed,
+// then multiplied and summed. Last, sums become weights.
 struct WinogradScratch {
-  int64_t sums, points;  // floats
-  int64_t tiles, chunk, transform_units, product_units;
+  int64_t sums, points;  // floats; with several parts their threads have points of their own
+  int64_t parts, chunks, transform_units, product_units;
 };
 WinogradScratch winograd_scratch(DType d, const WinogradWeights& f);
-void winograd_tiles(DType d, const WinogradWeights& f, int64_t start, int64_t begin, int64_t end);
-void winograd_sums(DType d, const WinogradWeights& f, int64_t start, int64_t begin, int64_t end);
+void winograd_parts(DType d, const WinogradWeights& f, int64_t begin, int64_t end);
+void winograd_tiles(DType d, const WinogradWeights& f, int64_t index, int64_t begin, int64_t end);
+void winograd_sums(DType d, const WinogradWeights& f, int64_t index, int64_t begin, int64_t end);
 void winograd_weights(DType d, const WinogradWeights& f, int64_t begin, int64_t end);
 // First pixels are summed, then the sums are transposed to weights.
 int64_t strided_sums_size(const StridedWeights& f);
