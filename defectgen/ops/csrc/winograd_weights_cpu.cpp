@@ -11,11 +11,11 @@
 namespace dg {
 namespace {
 
-// Bytes of transformed tiles of a chunk: within the cache of a core where each has chunks of its own;
-// else more, so that there are many sums for each read of them and few waits.
-constexpr int64_t kOwnChunk = int64_t(1) << 18, kSharedChunk = int64_t(1) << 20;
 // Numbers of sums up to which there are parts.
 constexpr int64_t kFewSums = int64_t(1) << 18;
+// Products that an instruction of a chunk adds up: with few sums so few that the tiles stay in the
+// cache of a core; else more, for each chunk reads and writes all sums, and threads wait at its end.
+constexpr int64_t kOwn = 64, kShared = 128;
 
 // Tiles of those numbers that are multiplied, and how they lie.
 template <typename T>
@@ -28,10 +28,8 @@ struct Sums {
   int64_t high, wide, chunk, chunks, parts, x_plane, y_plane;
   explicit Sums(const WinogradWeights& f)
       : tiles(f), high(up_to(f.in, kRows)), wide(up_to(f.out, kWide)) {
-    const int64_t tile = kPatch * (high + wide) * int64_t(sizeof(N));
     const bool few = size() <= kFewSums;
-    const int64_t fits = (few ? kOwnChunk : kSharedChunk) / tile;
-    chunk = up_to(std::min(std::max<int64_t>(fits, 64), tiles.count), kPair);
+    chunk = up_to(std::min((few ? kOwn : kShared) * kPair, tiles.count), kPair);
     chunks = chunk ? (tiles.count + chunk - 1) / chunk : 0;
     // Whatever the number of threads, so that sums have one order.
     parts = few ? std::max<int64_t>(1, std::min<int64_t>(16, chunks / 4)) : 1;
