@@ -11,14 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from defectgen.errors import ConfigError
+from defectgen.ops._dispatch import multiplies_bf16
 
 #: What a user may ask for: everything in float32, or features and convolutions in bfloat16 with
 #: sums, styles, skip images and logits in float32.
 PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16}
-
-#: What a CPU must have one of for "auto" to take bfloat16: instructions that multiply in it.
-FAST_BF16 = ("amx_bf16", "avx512_bf16")
-
 
 #: Of the passes that run in this context: a thread or a task of its own may compute in another.
 _working: ContextVar[torch.dtype | None] = ContextVar("defectgen_precision", default=None)
@@ -79,7 +76,7 @@ def check_precision(precision: str) -> None:
 def resolve_precision(precision: str, device: torch.device) -> str:
     """What "auto" means on this device; another name stays what it is.
 
-    A fixed table: "bf16" on a CPU with one of :data:`FAST_BF16`, else "fp32" (on a GPU too, where
+    A fixed table: "bf16" on a CPU that multiplies in bfloat16, else "fp32" (on a GPU too, where
     nothing was measured yet).
 
     Raises:
@@ -88,7 +85,4 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     check_precision(precision)
     if precision != "auto":
         return precision
-    # An older PyTorch does not tell what the CPU has; then nothing is assumed.
-    known: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    fast = device.type == "cpu" and any(known.get(name) for name in FAST_BF16)
-    return "bf16" if fast else "fp32"
+    return "bf16" if device.type == "cpu" and multiplies_bf16() else "fp32"

@@ -3,9 +3,10 @@
 Stride 1 and padding 1 by Winograd's minimal filtering (Lavin and Gray 2016, section 4). In float32:
 F(4x4, 3x3) forward and back and F(3x3, 4x4) for the weights while networks learn, F(2x2, 3x3)
 without a graph, for samples. In bfloat16: F(2x2, 3x3) and F(3x3, 2x2), whose transforms lose less,
-multiplied in bfloat16 where the processor does that. The weights of a stride as products of pixels,
-in float32. ``convolution.py`` has the formulas. Measured on two cores
-(``benchmarks/convolutions.py``).
+multiplied in bfloat16; where the processor does not do that, in float32, and F(3x3, 4x4). The
+weights of a stride as products of pixels, in float32 alone. ``convolution.py`` has the formulas.
+Measured on two cores (``benchmarks/convolutions.py``); gradients of weights with few channels are
+split into at most sixteen parts, so on many cores not all may work.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ PAIRS = 1024
 
 
 def fewest_channels() -> int:
-    """Below this many channels in or out PyTorch is about as fast: two vectors of float32."""
+    """Below this many channels in or out PyTorch is about as fast, where that was measured."""
     return 16 if _dispatch.processor() == "AVX2" else 32
 
 
@@ -57,7 +58,7 @@ def convolution(x: Tensor, weight: Tensor, adjoint: bool = False, *, local: bool
         weight: (O, I, 3, 3), or (I, O, 3, 3) with ``adjoint``, of the same dtype.
         adjoint: the transpose, which takes gradients of outputs to those of inputs.
         local: no bit depends on a pixel that no tap reaches, so that two images which agree there
-            go on to agree; slower in float32, always so in bfloat16.
+            go on to agree. Slower; in bfloat16 it is always so, whatever is given.
 
     Returns:
         (N, O, H, W), channels last. What is not finite stays so, and unless ``local`` may take the
@@ -73,7 +74,7 @@ def weight_gradient(x: Tensor, dy: Tensor, stride: int = 1) -> Tensor:
     """The gradient (O, I, 3, 3) of the weights of y = conv(x, weight).
 
     Args:
-        x: (N, I, H, W) float32 or bfloat16.
+        x: (N, I, H, W) float32, or bfloat16 without a stride.
         dy: (N, O, H', W'), the gradient of y, of the same dtype.
         stride: 1 with padding 1, or another without padding.
     """

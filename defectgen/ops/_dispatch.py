@@ -111,13 +111,17 @@ def chosen(op: str, x: Tensor) -> bool:
     return x.dtype in wins
 
 
+def multiplies_bf16() -> str | None:
+    """By which instructions the CPU multiplies in bfloat16: "amx_bf16", "avx512_bf16", or None."""
+    # An older PyTorch does not tell what the CPU has; then nothing is assumed.
+    known: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return next((name for name in ("amx_bf16", "avx512_bf16") if known.get(name)), None)
+
+
 @cache
 def processor() -> str:
-    """Kind of CPU: "amx_bf16", "avx512_bf16", or PyTorch's name of its vectors, such as "AVX2"."""
-    # An older PyTorch does not tell what the CPU has beyond its vectors.
-    known: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    fast = [name for name in ("amx_bf16", "avx512_bf16") if known.get(name)]
-    return fast[0] if fast else torch.backends.cpu.get_cpu_capability()
+    """Kind of CPU: that of :func:`multiplies_bf16`, or PyTorch's name of its vectors, as "AVX2"."""
+    return multiplies_bf16() or torch.backends.cpu.get_cpu_capability()
 
 
 def describe() -> list[str]:

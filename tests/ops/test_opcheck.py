@@ -27,7 +27,7 @@ OPS = (
     "masked_add",
     "masked_add_backward",
 )
-#: In float32 alone, and on the CPU alone: cuDNN chooses its algorithms itself.
+#: On the CPU alone: cuDNN chooses its algorithms itself.
 PLAIN = ("winograd", "winograd_weights", "strided_weights")
 QUICK = ("test_schema", "test_autograd_registration", "test_faketensor")
 GRADIENTS = ("test_autograd_registration", "test_aot_dispatch_dynamic")

@@ -61,7 +61,7 @@ struct Cpu {
 
 // -- what only the CPU has: cuDNN chooses its algorithms itself ------------------------------------
 
-// Two planes of features or weights, both float32 or both bfloat16.
+// Tensors of features or weights, both float32 or both bfloat16.
 bool plain(const dg::Tensor& a, const dg::Tensor& b) {
   const auto type = a.scalar_type();
   return a.dim() == 4 && b.dim() == 4 && b.scalar_type() == type &&
@@ -87,10 +87,11 @@ std::string told(const dg::Tensor& x) {
 }
 
 dg::Tensor winograd(const dg::Tensor& x, const dg::Tensor& weight, bool adjoint, bool local) {
-  STD_TORCH_CHECK(plain(x, weight) && weight.size(2) == 3 && weight.size(3) == 3 &&
-                      weight.size(adjoint ? 0 : 1) == x.size(1),
-                  "defectgen: winograd: features, float32 or bfloat16, and 3x3 weights that fit them; got ",
-                  told(x), " and ", told(weight));
+  STD_TORCH_CHECK(
+      plain(x, weight) && weight.size(2) == 3 && weight.size(3) == 3 &&
+          weight.size(adjoint ? 0 : 1) == x.size(1),
+      "defectgen: winograd: features, float32 or bfloat16, and 3x3 weights that fit them; got ",
+      told(x), " and ", told(weight));
   dg::Winograd f;
   f.batch = x.size(0);
   f.in = x.size(1);
@@ -98,25 +99,26 @@ dg::Tensor winograd(const dg::Tensor& x, const dg::Tensor& weight, bool adjoint,
   f.width = x.size(3);
   f.out = weight.size(adjoint ? 1 : 0);
   f.adjoint = adjoint;
-  f.local = local || x.scalar_type() == dg::ScalarType::BFloat16;
+  f.local = local;
   const dg::Tensor features = dg::arranged(x, true), taps = dg::arranged(weight, true);
   dg::Tensor y = dg::fresh(x, {f.batch, f.out, f.height, f.width}, x.scalar_type(), true);
-  dg::Tensor kernel = sums_for(x, dg::winograd_kernel_size(f));
+  const dg::DType d = dg::kind(x);
+  dg::Tensor kernel = sums_for(x, dg::winograd_kernel_size(d, f));
   f.x = features.const_data_ptr();
   f.weight = taps.const_data_ptr();
   f.y = y.mutable_data_ptr();
   f.kernel = kernel.mutable_data_ptr();
   if (!y.numel()) return y;
-  const dg::DType d = dg::kind(x);
   parallel_for(0, dg::winograd_kernel_units(f), 1,
                [&](int64_t begin, int64_t end) { dg::winograd_kernel(d, f, begin, end); });
-  parallel_for(0, dg::winograd_units(f), 1,
+  parallel_for(0, dg::winograd_units(d, f), 1,
                [&](int64_t begin, int64_t end) { dg::winograd(d, f, begin, end); });
   return y;
 }
 
-// What both gradients of weights have in common: fill in, sum(f) over pixels, and transpose the sums.
-template <typename Shape, typename Sum, typename Transpose>
+// What both gradients of weights have in common: fill in, sum(f) over pixels, and transpose(f) the
+// sums.
+template <typename T, typename Shape, typename Sum, typename Transpose>
 dg::Tensor weights(Shape f, const dg::Tensor& x, const dg::Tensor& dy, Sum sum,
                    Transpose transpose) {
   f.batch = x.size(0);
@@ -126,14 +128,13 @@ dg::Tensor weights(Shape f, const dg::Tensor& x, const dg::Tensor& dy, Sum sum,
   f.out = dy.size(1);
   const dg::Tensor features = dg::arranged(x, true), gradient = dg::arranged(dy, true);
   dg::Tensor dweight = dg::fresh(x, {f.out, f.in, 3, 3}, x.scalar_type(), true);
-  f.x = features.const_data_ptr();
-  f.dy = gradient.const_data_ptr();
-  f.dweight = dweight.mutable_data_ptr();
+  f.x = static_cast<const T*>(features.const_data_ptr());
+  f.dy = static_cast<const T*>(gradient.const_data_ptr());
+  f.dweight = static_cast<T*>(dweight.mutable_data_ptr());
   if (!dweight.numel()) return dweight;
-  const dg::DType d = dg::kind(x);
-  const dg::Tensor kept = sum(d, f);
+  const dg::Tensor kept = sum(f);
   parallel_for(0, dg::weights_units(f.in), 1,
-               [&](int64_t begin, int64_t end) { transpose(d, f, begin, end); });
+               [&](int64_t begin, int64_t end) { transpose(f, begin, end); });
   return dweight;
 }
 
@@ -142,7 +143,8 @@ dg::Tensor winograd_weights(const dg::Tensor& x, const dg::Tensor& dy) {
                       x.size(3) == dy.size(3),
                   "defectgen: winograd_weights: features and gradients of one size and dtype; got ",
                   told(x), " and ", told(dy));
-  const auto sum = [&](dg::DType d, dg::WinogradWeights& f) {
+  const dg::DType d = dg::kind(x);
+  const auto sum = [&](dg::WinogradWeights& f) {
     const dg::WinogradScratch scratch = dg::winograd_scratch(d, f);
     dg::Tensor sums = sums_for(x, scratch.sums), points = sums_for(x, scratch.points);
     f.sums = static_cast<float*>(sums.mutable_data_ptr());
@@ -163,27 +165,30 @@ dg::Tensor winograd_weights(const dg::Tensor& x, const dg::Tensor& dy) {
     }
     return sums;
   };
-  return weights(dg::WinogradWeights(), x, dy, sum, dg::winograd_weights);
+  const auto transpose = [&](const dg::WinogradWeights& f, int64_t begin, int64_t end) {
+    dg::winograd_weights(d, f, begin, end);
+  };
+  return weights<void>(dg::WinogradWeights(), x, dy, sum, transpose);
 }
 
 dg::Tensor strided_weights(const dg::Tensor& x, const dg::Tensor& dy, int64_t stride) {
-  STD_TORCH_CHECK(plain(x, dy) && x.size(0) == dy.size(0) && stride > 0 &&
-                      (dy.size(2) - 1) * stride + 3 <= x.size(2) &&
+  STD_TORCH_CHECK(plain(x, dy) && dg::kind(x) == dg::DType::f32 && x.size(0) == dy.size(0) &&
+                      stride > 0 && (dy.size(2) - 1) * stride + 3 <= x.size(2) &&
                       (dy.size(3) - 1) * stride + 3 <= x.size(3),
-                  "defectgen: strided_weights: features, and gradients that fit them, of one dtype; got ",
+                  "defectgen: strided_weights: float32 features and gradients that fit them; got ",
                   told(x), ", ", told(dy), " and stride ", stride);
   dg::StridedWeights f;
   f.rows = dy.size(2);
   f.columns = dy.size(3);
   f.stride = stride;
-  const auto sum = [&](dg::DType d, dg::StridedWeights& f) {
+  const auto sum = [&](dg::StridedWeights& f) {
     dg::Tensor sums = sums_for(x, dg::strided_sums_size(f));
     f.sums = static_cast<float*>(sums.mutable_data_ptr());
     parallel_for(0, dg::strided_sums_units(f), 1,
-                 [&](int64_t begin, int64_t end) { dg::strided_sums(d, f, begin, end); });
+                 [&](int64_t begin, int64_t end) { dg::strided_sums(f, begin, end); });
     return sums;
   };
-  return weights(f, x, dy, sum, dg::strided_weights);
+  return weights<float>(f, x, dy, sum, dg::strided_weights);
 }
 
 }  // namespace

@@ -141,10 +141,10 @@ int64_t masked_add_backward_units(const MaskedAddBackward& f);
 void masked_add_backward(DType d, const MaskedAddBackward& f, int64_t begin, int64_t end);
 
 // First the weights are transformed, then the image is convolved.
-int64_t winograd_kernel_size(const Winograd& f);
+int64_t winograd_kernel_size(DType d, const Winograd& f);
 int64_t winograd_kernel_units(const Winograd& f);
 void winograd_kernel(DType d, const Winograd& f, int64_t begin, int64_t end);
-int64_t winograd_units(const Winograd& f);
+int64_t winograd_units(DType d, const Winograd& f);
 void winograd(DType d, const Winograd& f, int64_t begin, int64_t end);
 // Each part goes through its chunks of tiles; or, if there is one part, each chunk is transformed,
 // then multiplied and summed. Last, sums become weights.
@@ -160,7 +160,7 @@ void winograd_weights(DType d, const WinogradWeights& f, int64_t begin, int64_t 
 // First pixels are summed, then the sums are transposed to weights.
 int64_t strided_sums_size(const StridedWeights& f);
 int64_t strided_sums_units(const StridedWeights& f);
-void strided_sums(DType d, const StridedWeights& f, int64_t begin, int64_t end);
-void strided_weights(DType d, const StridedWeights& f, int64_t begin, int64_t end);
+void strided_sums(const StridedWeights& f, int64_t begin, int64_t end);
+void strided_weights(const StridedWeights& f, int64_t begin, int64_t end);
 
 }  // namespace dg

@@ -118,13 +118,6 @@ inline int64_t group_size(int64_t in) {
 }
 inline int64_t groups_of(int64_t in) { return up_to(in, group_size(in)) / group_size(in); }
 
-// Sums over so many blocks are made in this many parts, whatever the number of threads, so that they
-// have one order: eight blocks at least, and a scratch of 64 MiB at most unless one part needs more.
-inline int64_t parts_for(int64_t blocks, int64_t numbers_per_part) {
-  const int64_t room = (int64_t(1) << 24) / std::max<int64_t>(1, numbers_per_part);
-  return std::max<int64_t>(1, std::min<int64_t>({16, blocks / 8, room}));
-}
-
 // Units of transpose_weights below.
 inline int64_t weights_units(int64_t in) { return up_to(in, kStrip) / kStrip; }
 
@@ -163,15 +156,15 @@ inline void transpose_weights(int64_t in, int64_t out, T* weights, int64_t begin
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t first = unit * kStrip, ins = std::min<int64_t>(kStrip, in - first);
     for (int64_t o = 0; o < out; o += kWide) {
+      const int64_t outs = std::min<int64_t>(kWide, out - o);
       for (int64_t i = 0; i < ins; ++i)
         for (int v = 0; v < kWide; v += kLanes) {
           Vector taps[9];
           taps_of(first + i, o + v, taps);
           for (int t = 0; t < 9; ++t)
-            for (int lane = 0; lane < kLanes; ++lane)
+            for (int lane = 0; lane < kLanes && v + lane < outs; ++lane)
               strip[t][v + lane][i] = store<T>(taps[t][lane]);
         }
-      const int64_t outs = std::min<int64_t>(kWide, out - o);
       for (int64_t n = 0; n < outs; ++n)
         for (int t = 0; t < 9; ++t)
           std::memcpy(weights + ((o + n) * 9 + t) * in + first, strip[t][n], ins * sizeof(T));

@@ -4,6 +4,19 @@
 namespace dg {
 namespace {
 
+// Where each output of a line finds its taps: told once, for divisions cost more than a few channels.
+struct Line {
+  struct Place {
+    int64_t at;
+    int tap, count;
+  };
+  std::vector<Place> places;
+  explicit Line(const Axis& axis) : places(axis.out) {
+    for (int64_t o = 0; o < axis.out; ++o)
+      axis_taps(axis, o, &places[o].tap, &places[o].at, &places[o].count);
+  }
+};
+
 // dst[i] = sum over the taps of row `o` of weight * source row; `width` numbers per row.
 template <typename T>
 void combine_rows(const UpFirDn& f, const T* x, int64_t o, int64_t width, Acc<T>* dst) {
@@ -66,6 +79,7 @@ void last(const UpFirDn& f, int64_t begin, int64_t end) {
   const A* taps = static_cast<const A*>(f.taps);
   const Curve<A> c = curve_of<A>(f);
   const Filled<A> scale(f.scale, C, A(1)), bias(f.bias, C, A(0)), post(f.post, C, A(1));
+  const Line columns(f.columns);
   std::vector<A> buffer(width);
   Row<T> finished(C);
   for (int64_t unit = begin; unit < end; ++unit) {
@@ -76,12 +90,10 @@ void last(const UpFirDn& f, int64_t begin, int64_t end) {
     const A* noise = f.noise ? static_cast<const A*>(f.noise) + unit * f.columns.out : nullptr;
     const A *sc = scale.row(n), *bi = bias.row(0), *po = post.row(n);
     for (int64_t o = 0; o < f.columns.out; ++o, target += C) {
-      int k, count;
-      int64_t at;
-      axis_taps(f.columns, o, &k, &at, &count);
+      const auto [at, tap, count] = columns.places[o];
       const A* from = buffer.data() + at * C;
       A* out = finished.open(target);
-      combine_columns(from, taps + k, f.columns.up, count, C, out);
+      combine_columns(from, taps + tap, f.columns.up, count, C, out);
       if (f.epilogue) {
         const A m = noise ? noise[o] : A(0);
 #pragma GCC ivdep
@@ -98,6 +110,7 @@ void first(const UpFirDn& f, int64_t begin, int64_t end) {
   using A = Acc<T>;
   const A* taps = static_cast<const A*>(f.taps);
   const Curve<A> c = curve_of<A>(f);
+  const Line columns(f.columns);
   std::vector<A> buffer(f.columns.in);
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t plane = unit / f.rows.out, row = unit % f.rows.out;
@@ -111,11 +124,9 @@ void first(const UpFirDn& f, int64_t begin, int64_t end) {
     const A* noise =
         f.noise ? static_cast<const A*>(f.noise) + (n * f.rows.out + row) * f.columns.out : nullptr;
     for (int64_t o = 0; o < f.columns.out; ++o) {
-      int k, count;
-      int64_t at;
-      axis_taps(f.columns, o, &k, &at, &count);
+      const auto [at, tap, count] = columns.places[o];
       A value = A(0);
-      for (int j = 0; j < count; ++j) value += buffer[at + j] * taps[k + j * f.columns.up];
+      for (int j = 0; j < count; ++j) value += buffer[at + j] * taps[tap + j * f.columns.up];
       if (f.epilogue) value = curve(c, value * sc + ((noise ? noise[o] : A(0)) + bi)) * po;
       out[o] = store<T>(value);
     }

@@ -56,8 +56,8 @@ struct Tiles {
   }
 };
 
-// One direction, for tiles of two pixels: the points are 0, 1, -1, and infinity. No result has a
-// product with a pixel that none of its taps reaches, so not even its rounding depends on one.
+// One direction, for tiles of two pixels: the points are 0, 1, -1, and infinity. No pixel of
+// a tile has a product with one that none of its taps reaches, so not even its rounding depends on it.
 struct Two {
   static constexpr int kTile = 2, kPoints = 4;
   static constexpr int kBlock = 48;  // tiles of a block

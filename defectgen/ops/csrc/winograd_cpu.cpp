@@ -130,27 +130,39 @@ void convolve(const Winograd& f, int64_t begin, int64_t end) {
   }
 }
 
+// body(tile, number) with a tile of the kind that is taken, and a number of the features' type.
+template <typename Body>
+void of_kind(DType d, const Winograd& f, Body body) {
+  of_features(d, [&](auto number) {
+    if constexpr (sizeof(number) == sizeof(float))
+      if (!f.local) return body(Four(), number);
+    body(Two(), number);
+  });
+}
+
 }  // namespace
 
 int64_t winograd_kernel_units(const Winograd& f) { return up_to(f.out, kWide) / kWide; }
-int64_t winograd_kernel_size(const Winograd& f) {
-  const int64_t points = f.local ? Two::kPoints : Four::kPoints;
-  return points * points * f.in * up_to(f.out, kWide);
+int64_t winograd_kernel_size(DType d, const Winograd& f) {
+  int64_t size = 0;
+  of_kind(d, f, [&](auto tile, auto) {
+    size = tile.kPoints * tile.kPoints * f.in * up_to(f.out, kWide);
+  });
+  return size;
 }
 void winograd_kernel(DType d, const Winograd& f, int64_t begin, int64_t end) {
-  of_features(d, [&](auto number) {
-    using T = decltype(number);
-    f.local ? transform_kernel<Two, T>(f, begin, end) : transform_kernel<Four, T>(f, begin, end);
+  of_kind(d, f, [&](auto tile, auto number) {
+    transform_kernel<decltype(tile), decltype(number)>(f, begin, end);
   });
 }
-int64_t winograd_units(const Winograd& f) {
-  return f.local ? Tiles<Two::kTile>(f).blocks(Two::kBlock)
-                 : Tiles<Four::kTile>(f).blocks(Four::kBlock);
+int64_t winograd_units(DType d, const Winograd& f) {
+  int64_t units = 0;
+  of_kind(d, f, [&](auto tile, auto) { units = Tiles<tile.kTile>(f).blocks(tile.kBlock); });
+  return units;
 }
 void winograd(DType d, const Winograd& f, int64_t begin, int64_t end) {
-  of_features(d, [&](auto number) {
-    using T = decltype(number);
-    f.local ? convolve<Two, T>(f, begin, end) : convolve<Four, T>(f, begin, end);
+  of_kind(d, f, [&](auto tile, auto number) {
+    convolve<decltype(tile), decltype(number)>(f, begin, end);
   });
 }
 

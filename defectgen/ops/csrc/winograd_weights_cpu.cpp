@@ -1,7 +1,7 @@
 // The gradient of the weights of Winograd convolutions on the CPU. Tiles are transformed a chunk at a
-// time; then each point adds products of them to its sums. Where these are few, parts of the chunks
-// have sums of their own, so that threads need not wait for one another; else they share the work on
-// a chunk.
+// time; then each point adds products of them to its sums. Where these are few and the chunks many,
+// parts of the chunks have sums of their own, so that threads need not wait for one another; else they
+// share the work on a chunk.
 #include <memory>
 #include <type_traits>
 #include <vector>
@@ -13,9 +13,8 @@ namespace {
 
 // Numbers of sums up to which there are parts.
 constexpr int64_t kFewSums = int64_t(1) << 18;
-// Products that an instruction of a chunk adds up: with few sums so few that the tiles stay in the
-// cache of a core; else more, for each chunk reads and writes all sums, and threads wait at its end.
-constexpr int64_t kOwn = 64, kShared = 128;
+// Tiles of a chunk, or pairs of them: float sums of many short sums are more exact than long ones.
+constexpr int64_t kShort = 64;
 
 // Tiles of those numbers that are multiplied, and how they lie.
 template <typename T>
@@ -29,10 +28,12 @@ struct Sums {
   explicit Sums(const WinogradWeights& f)
       : tiles(f), high(up_to(f.in, kRows)), wide(up_to(f.out, kWide)) {
     const bool few = size() <= kFewSums;
-    chunk = up_to(std::min((few ? kOwn : kShared) * kPair, tiles.count), kPair);
+    // Each chunk reads and writes all sums: where they are many, longer ones pay if they may be.
+    const int64_t longer = few || kPair == 1 ? 1 : 2;
+    chunk = up_to(std::min(longer * kShort * kPair, tiles.count), kPair);
     chunks = chunk ? (tiles.count + chunk - 1) / chunk : 0;
     // Whatever the number of threads, so that sums have one order.
-    parts = few ? std::max<int64_t>(1, std::min<int64_t>(16, chunks / 4)) : 1;
+    parts = few ? std::max<int64_t>(1, std::min<int64_t>(16, chunks / 2)) : 1;
     x_plane = chunk * high + kApart;
     y_plane = chunk * wide + kApart;
   }
