@@ -140,8 +140,15 @@ def exposure(here: Tensor, there: Tensor, where: Tensor) -> Tensor:
         where: (N, 1, R, R), 1 for pixels that count.
     """
     one, other = ((some + 1).mean(1).flatten(1).clamp_min(0.02) for some in (here, there))
-    weight = torch.minimum(one, other) * where.flatten(1)
-    factors, order = (one / other).sort(1)
+    counted = where.flatten(1) > 0
+    # Few pixels count, and sorting is what takes time: first they are put side by side.
+    most = max([1, *counted.sum(1).tolist()])
+    spot = (counted.cumsum(1) - 1).masked_fill(~counted, most)
+    weight, factors = (
+        some.new_zeros(len(some), most + 1).scatter_(1, spot, some)[:, :most]
+        for some in (torch.minimum(one, other) * where.flatten(1), one / other)
+    )
+    factors, order = factors.sort(1)
     share = weight.gather(1, order).cumsum(1)
     middle = (share < share[:, -1:] / 2).sum(1, keepdim=True)
     return factors.gather(1, middle.clamp_max(factors.shape[1] - 1))[:, 0]
