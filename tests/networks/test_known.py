@@ -16,6 +16,7 @@ from defectgen.networks.known import (
     adapted,
     coarser,
     draw_contrast,
+    exposure,
     mask_planes,
 )
 
@@ -232,3 +233,24 @@ def test_what_can_hardly_be_seen_is_told_of_each_sample_in_the_light_of_its_plac
     # 0.12 in the light of the place is 0.096, which can hardly be seen; the strong one stays.
     assert float(shown[0, 0, 15, 15]) == pytest.approx(-0.2 + VISIBLE, abs=1e-4)
     assert float(shown[1, 0, 15, 15]) == pytest.approx(-0.2 + 0.6 * 0.8, abs=1e-4)
+
+
+def test_the_exposure_is_the_weighted_median_of_what_counts():
+    """One factor after the other, until half of the weight is reached."""
+    here, there = torch.rand(9, 3, 6, 6) * 2 - 1, torch.rand(9, 3, 6, 6) * 2 - 1
+    where = (torch.rand(9, 1, 6, 6) < torch.linspace(0.1, 1.0, 9).view(-1, 1, 1, 1)).float()
+    where[:, :, 2, 3] = 1.0  # something counts, in some only this
+    where[0], where[0, :, 2, 3] = 0.0, 1.0
+    wanted = []
+    for one, other, counts in zip(here.double(), there.double(), where, strict=True):
+        bright = [(some + 1).mean(0)[counts[0] > 0].clamp_min(0.02) for some in (one, other)]
+        pairs = sorted(
+            (a / b, min(a, b)) for a, b in zip(*map(torch.Tensor.tolist, bright), strict=True)
+        )
+        weights = [weight for _, weight in pairs]
+        reached = next(k for k in range(len(pairs)) if sum(weights[: k + 1]) >= sum(weights) / 2)
+        wanted.append(pairs[reached][0])
+    torch.testing.assert_close(exposure(here, there, where), torch.tensor(wanted))
+    nothing = exposure(here, there, where * 0)
+    assert nothing.isfinite().all()
+    assert exposure(here[:0], there[:0], where[:0]).shape == (0,)

@@ -116,8 +116,8 @@ dg::Tensor winograd(const dg::Tensor& x, const dg::Tensor& weight, bool adjoint,
   return y;
 }
 
-// What both gradients of weights have in common: fill in, sum(f) over pixels, and transpose(f) the
-// sums.
+// What both gradients of weights have in common: fill in, sum(f) over pixels, which gives the tensor
+// of the sums, and transpose(f) these.
 template <typename T, typename Shape, typename Sum, typename Transpose>
 dg::Tensor weights(Shape f, const dg::Tensor& x, const dg::Tensor& dy, Sum sum,
                    Transpose transpose) {
@@ -132,7 +132,7 @@ dg::Tensor weights(Shape f, const dg::Tensor& x, const dg::Tensor& dy, Sum sum,
   f.dy = static_cast<const T*>(gradient.const_data_ptr());
   f.dweight = static_cast<T*>(dweight.mutable_data_ptr());
   if (!dweight.numel()) return dweight;
-  const dg::Tensor kept = sum(f);
+  const dg::Tensor sums = sum(f);  // to be kept until they are transposed
   parallel_for(0, dg::weights_units(f.in), 1,
                [&](int64_t begin, int64_t end) { transpose(f, begin, end); });
   return dweight;

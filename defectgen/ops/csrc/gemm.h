@@ -101,14 +101,6 @@ inline void of_features(DType d, Body body) {
   d == DType::bf16 ? body(BFloat16{}) : body(float{});
 }
 
-// Rows of features as rows of floats.
-inline void widen(const float* from, float* to, int64_t count) {
-  std::memcpy(to, from, count * sizeof(float));
-}
-inline void widen(const BFloat16* from, float* to, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) to[i] = load(from[i]);
-}
-
 inline int64_t up_to(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 
 // Groups of input channels, as equal as kRows allows, and the channels of one.

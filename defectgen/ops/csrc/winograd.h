@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "cpu.h"
 #include "gemm.h"
@@ -13,9 +14,6 @@ namespace dg {
 // Planes a multiple of 4096 bytes apart would all want the same lines of the cache.
 constexpr int64_t kApart = 16;
 
-inline void put(float v, float* to) { *to = v; }
-inline void put(float v, BFloat16* to) { *to = store<BFloat16>(v); }
-
 // body(read, write, c) for vectors of channels, then for the numbers that are left.
 template <typename Body>
 inline void each_channel(int64_t channels, Body body) {
@@ -23,7 +21,8 @@ inline void each_channel(int64_t channels, Body body) {
   for (; c + kLanes <= channels; c += kLanes)
     body([](const auto* p) { return read(p); }, [](auto* p, Vector v) { write(p, v); }, c);
   for (; c < channels; ++c)
-    body([](const auto* p) { return load(*p); }, [](auto* p, float v) { put(v, p); }, c);
+    body([](const auto* p) { return load(*p); },
+         [](auto* p, float v) { *p = store<std::remove_pointer_t<decltype(p)>>(v); }, c);
 }
 
 // The tiles of a batch in order, and where the pixels of one lie.

@@ -47,8 +47,10 @@ void transposed_taps(const Winograd& f, int64_t panel, int64_t first,
   std::memset(taps, 0, sizeof(float) * 9 * kStrip * kWide);
   for (int t = 0; t < 9; ++t) {
     if (f.adjoint) {  // turned by 180 degrees
-      for (int64_t i = 0; i < ins; ++i)
-        widen(weight + ((first + i) * 9 + t) * f.out + panel * kWide, taps[8 - t][i], outs);
+      for (int64_t i = 0; i < ins; ++i) {
+        const T* from = weight + ((first + i) * 9 + t) * f.out + panel * kWide;
+        for (int64_t o = 0; o < outs; ++o) taps[8 - t][i][o] = load(from[o]);
+      }
     } else {
       for (int64_t o = 0; o < outs; ++o) {
         const T* from = weight + ((panel * kWide + o) * 9 + t) * f.in + first;

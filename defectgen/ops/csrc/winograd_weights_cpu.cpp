@@ -3,7 +3,6 @@
 // parts of the chunks have sums of their own, so that threads need not wait for one another; else they
 // share the work on a chunk.
 #include <memory>
-#include <type_traits>
 #include <vector>
 
 #include "winograd.h"
@@ -13,7 +12,7 @@ namespace {
 
 // Numbers of sums up to which there are parts.
 constexpr int64_t kFewSums = int64_t(1) << 18;
-// Tiles of a chunk, or pairs of them: float sums of many short sums are more exact than long ones.
+// Tiles of a chunk, or pairs of them: the sum of many short sums is more exact than one long sum.
 constexpr int64_t kShort = 64;
 
 // Tiles of those numbers that are multiplied, and how they lie.
@@ -28,9 +27,10 @@ struct Sums {
   explicit Sums(const WinogradWeights& f)
       : tiles(f), high(up_to(f.in, kRows)), wide(up_to(f.out, kWide)) {
     const bool few = size() <= kFewSums;
-    // Each chunk reads and writes all sums: where they are many, longer ones pay if they may be.
-    const int64_t longer = few || kPair == 1 ? 1 : 2;
-    chunk = up_to(std::min(longer * kShort * kPair, tiles.count), kPair);
+    // Each chunk reads and writes all sums, so where they are many longer ones pay; in bfloat16, where
+    // factors are rounded anyway, they may be.
+    const int64_t times = few || kPair == 1 ? 1 : 2;
+    chunk = up_to(std::min(times * kShort * kPair, tiles.count), kPair);
     chunks = chunk ? (tiles.count + chunk - 1) / chunk : 0;
     // Whatever the number of threads, so that sums have one order.
     parts = few ? std::max<int64_t>(1, std::min<int64_t>(16, chunks / 2)) : 1;
