@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from defectgen.ops import bias_act, downsample2d, upfirdn2d
 from defectgen.ops._library import needs_graph
+from defectgen.ops.bias_act import GAINS, SLOPE
 from defectgen.ops.convolution import conv2d
 from defectgen.ops.modulated_conv2d import (
     convolve,
@@ -60,8 +61,12 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, I) -> (N, O)."""
-        weight = self.weight * (self.lr_mult / math.sqrt(self.weight.shape[1]))
-        return bias_act(F.linear(x, weight), self.bias * self.lr_mult, act=self.act)
+        # All factors go into one product, gain included, which commutes with leaky ReLU: here an op
+        # costs more than its arithmetic.
+        gain = GAINS[self.act]
+        scale = gain * self.lr_mult / math.sqrt(self.weight.shape[1])
+        y = torch.addmm(self.bias, x, self.weight.t(), beta=gain * self.lr_mult, alpha=scale)
+        return y if self.act == "linear" else F.leaky_relu(y, SLOPE)
 
 
 class Conv2d(nn.Module):

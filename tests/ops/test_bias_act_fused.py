@@ -17,6 +17,7 @@ SHAPES = [
     (3, 16, 7, 1),
     (1, 17, 17, 33),  # more pixels than one unit of work
     (2, 64, 1, 17),
+    (2, 48, 17, 33),
     (2, 64, 1, 1),
     (0, 3, 5, 5),
     (2, 3, 0, 5),
@@ -77,6 +78,15 @@ def test_any_choice_of_terms_equals_the_reference(
     if last:
         given["x"] = given["x"].contiguous(memory_format=torch.channels_last)
     agree(lambda **given: bias_act(**given, act=act, gain=gain, clamp=clamp), given)
+
+
+@pytest.mark.parametrize("parts", [(), ("bias",), ("scale",), ("noise",), EVERYTHING])
+@pytest.mark.parametrize("only", [None, "x"])
+def test_any_choice_of_terms_of_few_channels_in_bfloat16(inputs, agree, parts, only):
+    given = inputs((2, 32, 5, 7), torch.bfloat16, parts)
+    given["x"] = given["x"].contiguous(memory_format=torch.channels_last)
+    fixed = set() if only is None else set(given) - {only}
+    agree(lambda **given: bias_act(**given, act="lrelu", gain=1.0, clamp=CLAMP), given, fixed)
 
 
 @pytest.mark.parametrize("shape", [(3, 16), (2, 3, 7), (2, 3, 2, 3, 5)])

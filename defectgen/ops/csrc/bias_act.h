@@ -17,24 +17,30 @@ DG_HD Curve<A> curve_of(const S& s) {
   return {static_cast<A>(s.slope), static_cast<A>(s.gain), static_cast<A>(s.clamp)};
 }
 
-// u -> clamp(act(u) * gain). Comparisons are written so that NaN falls through all of them.
-template <typename A>
-DG_HD A curve(const Curve<A>& c, A u) {
-  A y = (u < A(0) ? u * c.slope : u) * c.gain;
+// u -> clamp(act(u) * gain), of a number or, on the CPU, of a vector of them. Comparisons are written
+// so that NaN falls through all of them.
+template <typename A, typename V>
+DG_HD V curve(const Curve<A>& c, V u) {
+  V y = (u < A(0) ? u * c.slope : u) * c.gain;
   if (c.clamp >= A(0)) {
-    y = y > c.clamp ? c.clamp : y;
-    y = y < -c.clamp ? -c.clamp : y;
+    const V high = V{} + c.clamp, low = V{} - c.clamp;
+    y = y > high ? high : y;
+    y = y < low ? low : y;
   }
   return y;
 }
 
 // Derivative of the curve, told from its value: the gain is positive, so y has the sign of u.
 // A value at the clamp counts as clamped; zero counts as negative, as in torch's leaky_relu.
-template <typename A>
-DG_HD A curve_slope(const Curve<A>& c, A y) {
-  A k = (y > A(0) ? A(1) : c.slope) * c.gain;
+template <typename A, typename V>
+DG_HD V curve_slope(const Curve<A>& c, V y) {
+  const V above = V{} + c.gain, below = V{} + c.slope * c.gain;
+  V k = y > A(0) ? above : below;
   // Written so that NaN counts as clamped, as in torch's clamp.
-  if (c.clamp >= A(0)) k = (y < c.clamp && y > -c.clamp) ? k : A(0);
+  if (c.clamp >= A(0)) {
+    k = y < c.clamp ? k : V{};
+    k = y > -c.clamp ? k : V{};
+  }
   return k;
 }
 

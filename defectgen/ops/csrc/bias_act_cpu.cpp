@@ -242,6 +242,7 @@ int64_t bias_act_units(const BiasActShape& s) {
 }
 
 void bias_act_forward(DType d, const BiasActForward& f, int64_t begin, int64_t end) {
+  if (bias_act_in_runs(d, f.shape)) return bias_act_forward_runs(f, begin, end);
   DG_DISPATCH(d, f.shape.channels_last ? forward_last<T>(f, begin, end)
                                        : forward_first<T>(f, begin, end))
 }
@@ -253,6 +254,7 @@ void bias_act_tangent(DType d, const BiasActTangent& f, int64_t begin, int64_t e
 
 void bias_act_backward(DType d, const BiasActBackward& f, void* partial, int64_t begin,
                        int64_t end) {
+  if (bias_act_in_runs(d, f.shape)) return bias_act_backward_runs(f, partial, begin, end);
   DG_DISPATCH(d, f.shape.channels_last ? backward_last<T>(f, partial, begin, end)
                                        : backward_first<T>(f, begin, end))
 }

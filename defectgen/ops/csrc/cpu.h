@@ -132,6 +132,11 @@ void bias_act_backward(DType d, const BiasActBackward& f, void* partial, int64_t
 void bias_act_sums(DType d, const BiasActBackward& f, const void* partial);
 void bias_act_noise(DType d, const BiasActBackward& f, int64_t begin, int64_t end);
 
+// The same where few channels come last, in bfloat16.
+bool bias_act_in_runs(DType d, const BiasActShape& s);
+void bias_act_forward_runs(const BiasActForward& f, int64_t begin, int64_t end);
+void bias_act_backward_runs(const BiasActBackward& f, void* partial, int64_t begin, int64_t end);
+
 int64_t upfirdn2d_units(const UpFirDn& f);
 void upfirdn2d(DType d, const UpFirDn& f, int64_t begin, int64_t end);
 

@@ -5,50 +5,17 @@
 #include <cstdint>
 #include <cstring>
 
-#ifdef __AVX512BF16__
-#include <immintrin.h>
-#endif
-
-#include "hd.h"
+#include "vectors.h"
 
 namespace dg {
 
 // kRows x kWide numbers: two vectors per row, and as many rows as there are registers for.
-#if defined(__AVX512F__)
-constexpr int kLanes = 16, kRows = 12;
-#elif defined(__AVX__)
-constexpr int kLanes = 8, kRows = 6;
-#else
-constexpr int kLanes = 4, kRows = 6;
-#endif
+constexpr int kRows = kLanes == 16 ? 12 : 6;
 constexpr int kWide = 2 * kLanes;
 // Input channels whose sums over pixels are held at a time, at most; a multiple of kRows.
 constexpr int kGroup = 96;
 // Input channels of weights that are transposed at a time.
 constexpr int kStrip = 16;
-
-typedef float Vector __attribute__((vector_size(kLanes * sizeof(float)), aligned(sizeof(float))));
-
-inline Vector read(const float* from) { return *reinterpret_cast<const Vector*>(from); }
-inline void write(float* to, Vector v) { *reinterpret_cast<Vector*>(to) = v; }
-
-// The same for bfloat16 in memory, whose bits are the upper half of a float's.
-typedef uint32_t Bits __attribute__((vector_size(kLanes * sizeof(uint32_t))));
-typedef uint16_t Halves
-    __attribute__((vector_size(kLanes * sizeof(uint16_t)), aligned(sizeof(uint16_t))));
-
-inline Vector read(const BFloat16* from) {
-  const Halves upper = *reinterpret_cast<const Halves*>(from);
-  return (Vector)(__builtin_convertvector(upper, Bits) << 16);
-}
-inline void write(BFloat16* to, Vector v) {
-#ifdef __AVX512BF16__
-  const __m256bh rounded = _mm512_cvtneps_pbh((__m512)v);
-  std::memcpy(to, &rounded, sizeof(rounded));
-#else
-  for (int lane = 0; lane < kLanes; ++lane) to[lane] = store<BFloat16>(v[lane]);
-#endif
-}
 
 // Numbers in products: as many as one instruction multiplies and adds lie side by side.
 template <typename N>

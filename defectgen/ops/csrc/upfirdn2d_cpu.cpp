@@ -1,21 +1,60 @@
 // upfirdn2d on the CPU: columns of taps first into a row buffer, then rows of taps out of it.
+#include <algorithm>
+#include <vector>
+
 #include "cpu.h"
+#include "vectors.h"
 
 namespace dg {
 namespace {
 
-// Where each output of a line finds its taps: told once, for divisions cost more than a few channels.
-struct Line {
-  struct Place {
-    int64_t at;
-    int tap, count;
-  };
-  std::vector<Place> places;
-  explicit Line(const Axis& axis) : places(axis.out) {
-    for (int64_t o = 0; o < axis.out; ++o)
-      axis_taps(axis, o, &places[o].tap, &places[o].at, &places[o].count);
-  }
+// Outputs of a line that have the same taps: `up` apart, and their inputs `down`.
+struct Piece {
+  int64_t first, outputs, at;
+  int tap, count;
 };
+
+// A line as pieces: told once, for divisions cost more than a few channels.
+std::vector<Piece> pieces_of(const Axis& axis) {
+  std::vector<Piece> pieces;
+  for (int64_t phase = 0; phase < axis.up && phase < axis.out; ++phase)
+    for (int64_t o = phase; o < axis.out; o += axis.up) {
+      Piece next{o, 1, 0, 0, 0};
+      axis_taps(axis, o, &next.tap, &next.at, &next.count);
+      if (o > phase) {
+        Piece& piece = pieces.back();
+        const bool follows = next.at == piece.at + piece.outputs * axis.down;
+        if (follows && next.tap == piece.tap && next.count == piece.count) {
+          ++piece.outputs;
+          continue;
+        }
+      }
+      pieces.push_back(next);
+    }
+  return pieces;
+}
+
+// body(sum), where sum(get, from) is that of tap * number over `count` numbers that lie `apart`, or
+// over vectors that begin there. What all filters in use have is a case of its own.
+template <typename A, typename Body>
+inline void with_taps(const A* taps, int step, int count, int64_t apart, Body body) {
+  if (count == 4) {
+    const A a = taps[0], b = taps[step], c = taps[2 * step], d = taps[3 * step];
+    body([=](auto get, auto* from) {
+      return get(from) * a + get(from + apart) * b + get(from + 2 * apart) * c +
+             get(from + 3 * apart) * d;
+    });
+  } else if (count == 2) {
+    const A a = taps[0], b = taps[step];
+    body([=](auto get, auto* from) { return get(from) * a + get(from + apart) * b; });
+  } else {
+    body([=](auto get, auto* from) {
+      auto value = decltype(get(from)){};
+      for (int j = 0; j < count; ++j) value += get(from + j * apart) * taps[j * step];
+      return value;
+    });
+  }
+}
 
 // dst[i] = sum over the taps of row `o` of weight * source row; `width` numbers per row.
 template <typename T>
@@ -25,50 +64,10 @@ void combine_rows(const UpFirDn& f, const T* x, int64_t o, int64_t width, Acc<T>
   int k, count;
   int64_t at;
   axis_taps(f.rows, o, &k, &at, &count);
-  const int step = f.rows.up;
-  const T* r = x + at * width;
-  if (count == 4) {
-    const A a = taps[k], b = taps[k + step], c = taps[k + 2 * step], d = taps[k + 3 * step];
-    const T *r1 = r + width, *r2 = r1 + width, *r3 = r2 + width;
-#pragma GCC ivdep
-    for (int64_t i = 0; i < width; ++i)
-      dst[i] = load(r[i]) * a + load(r1[i]) * b + load(r2[i]) * c + load(r3[i]) * d;
-  } else if (count == 2) {
-    const A a = taps[k], b = taps[k + step];
-    const T* r1 = r + width;
-#pragma GCC ivdep
-    for (int64_t i = 0; i < width; ++i) dst[i] = load(r[i]) * a + load(r1[i]) * b;
-  } else {
-    std::memset(dst, 0, width * sizeof(A));
-    for (int j = 0; j < count; ++j, r += width) {
-      const A a = taps[k + j * step];
-#pragma GCC ivdep
-      for (int64_t i = 0; i < width; ++i) dst[i] += load(r[i]) * a;
-    }
-  }
-}
-
-// One output pixel of channels-last features: C numbers from `count` neighbors in the row buffer.
-template <typename A>
-void combine_columns(const A* from, const A* taps, int step, int count, int64_t C, A* out) {
-  if (count == 4) {
-    const A a = taps[0], b = taps[step], c = taps[2 * step], d = taps[3 * step];
-    const A *q1 = from + C, *q2 = q1 + C, *q3 = q2 + C;
-#pragma GCC ivdep
-    for (int64_t i = 0; i < C; ++i)
-      out[i] = from[i] * a + q1[i] * b + q2[i] * c + q3[i] * d;
-  } else if (count == 2) {
-    const A a = taps[0], b = taps[step];
-    const A* q1 = from + C;
-#pragma GCC ivdep
-    for (int64_t i = 0; i < C; ++i) out[i] = from[i] * a + q1[i] * b;
-  } else {
-    for (int64_t i = 0; i < C; ++i) {
-      A value = A(0);
-      for (int j = 0; j < count; ++j) value += from[j * C + i] * taps[j * step];
-      out[i] = value;
-    }
-  }
+  const T* from = x + at * width;
+  with_taps(taps + k, f.rows.up, count, width, [&](auto sum) {
+    each_channel<T>(width, [&](auto get, auto put, int64_t i) { put(dst + i, sum(get, from + i)); });
+  });
 }
 
 // One unit is one output row of one sample.
@@ -79,28 +78,36 @@ void last(const UpFirDn& f, int64_t begin, int64_t end) {
   const A* taps = static_cast<const A*>(f.taps);
   const Curve<A> c = curve_of<A>(f);
   const Filled<A> scale(f.scale, C, A(1)), bias(f.bias, C, A(0)), post(f.post, C, A(1));
-  const Line columns(f.columns);
+  const std::vector<Piece> pieces = pieces_of(f.columns);
+  const int64_t across = f.columns.up * C, along = f.columns.down * C;
+  // Outputs of which some channels are done before the next ones: such that all stay near.
+  const int64_t run = std::max<int64_t>(4, 2048 / std::max<int64_t>(1, C));
   std::vector<A> buffer(width);
-  Row<T> finished(C);
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t n = unit / f.rows.out, row = unit % f.rows.out;
     combine_rows<T>(f, static_cast<const T*>(f.x) + n * f.rows.in * width, row, width,
                     buffer.data());
-    T* target = static_cast<T*>(f.out) + unit * f.columns.out * C;
+    T* line = static_cast<T*>(f.out) + unit * f.columns.out * C;
     const A* noise = f.noise ? static_cast<const A*>(f.noise) + unit * f.columns.out : nullptr;
-    const A *sc = scale.row(n), *bi = bias.row(0), *po = post.row(n);
-    for (int64_t o = 0; o < f.columns.out; ++o, target += C) {
-      const auto [at, tap, count] = columns.places[o];
-      const A* from = buffer.data() + at * C;
-      A* out = finished.open(target);
-      combine_columns(from, taps + tap, f.columns.up, count, C, out);
-      if (f.epilogue) {
-        const A m = noise ? noise[o] : A(0);
-#pragma GCC ivdep
-        for (int64_t i = 0; i < C; ++i) out[i] = curve(c, out[i] * sc[i] + (m + bi[i])) * po[i];
-      }
-      finished.close(target, C);
-    }
+    for (const Piece& piece : pieces)
+      with_taps(taps + piece.tap, f.columns.up, piece.count, C, [&](auto sum) {
+        for (int64_t begin = 0; begin < piece.outputs; begin += run)
+          each_channel<T>(C, [&](auto get, auto put, int64_t i) {
+            const auto sc = get(scale.row(n) + i), bi = get(bias.row(0) + i);
+            const auto po = get(post.row(n) + i);
+            const A* from = buffer.data() + piece.at * C + begin * along + i;
+            T* to = line + piece.first * C + begin * across + i;
+            const int64_t last = std::min(begin + run, piece.outputs);
+            for (int64_t k = begin; k < last; ++k, from += along, to += across) {
+              auto v = sum(get, from);
+              if (f.epilogue) {
+                const A m = noise ? noise[piece.first + k * f.columns.up] : A(0);
+                v = curve(c, v * sc + (m + bi)) * po;
+              }
+              put(to, v);
+            }
+          });
+      });
   }
 }
 
@@ -110,7 +117,7 @@ void first(const UpFirDn& f, int64_t begin, int64_t end) {
   using A = Acc<T>;
   const A* taps = static_cast<const A*>(f.taps);
   const Curve<A> c = curve_of<A>(f);
-  const Line columns(f.columns);
+  const std::vector<Piece> pieces = pieces_of(f.columns);
   std::vector<A> buffer(f.columns.in);
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t plane = unit / f.rows.out, row = unit % f.rows.out;
@@ -123,13 +130,15 @@ void first(const UpFirDn& f, int64_t begin, int64_t end) {
     const A bi = f.bias ? static_cast<const A*>(f.bias)[channel] : A(0);
     const A* noise =
         f.noise ? static_cast<const A*>(f.noise) + (n * f.rows.out + row) * f.columns.out : nullptr;
-    for (int64_t o = 0; o < f.columns.out; ++o) {
-      const auto [at, tap, count] = columns.places[o];
-      A value = A(0);
-      for (int j = 0; j < count; ++j) value += buffer[at + j] * taps[tap + j * f.columns.up];
-      if (f.epilogue) value = curve(c, value * sc + ((noise ? noise[o] : A(0)) + bi)) * po;
-      out[o] = store<T>(value);
-    }
+    for (const Piece& piece : pieces)
+      for (int64_t n = 0; n < piece.outputs; ++n) {
+        const A* from = buffer.data() + piece.at + n * f.columns.down;
+        const int64_t o = piece.first + n * f.columns.up;
+        A value = A(0);
+        for (int j = 0; j < piece.count; ++j) value += from[j] * taps[piece.tap + j * f.columns.up];
+        if (f.epilogue) value = curve(c, value * sc + ((noise ? noise[o] : A(0)) + bi)) * po;
+        out[o] = store<T>(value);
+      }
   }
 }
 

@@ -14,17 +14,6 @@ namespace dg {
 // Planes a multiple of 4096 bytes apart would all want the same lines of the cache.
 constexpr int64_t kApart = 16;
 
-// body(read, write, c) for vectors of channels, then for the numbers that are left.
-template <typename Body>
-inline void each_channel(int64_t channels, Body body) {
-  int64_t c = 0;
-  for (; c + kLanes <= channels; c += kLanes)
-    body([](const auto* p) { return read(p); }, [](auto* p, Vector v) { write(p, v); }, c);
-  for (; c < channels; ++c)
-    body([](const auto* p) { return load(*p); },
-         [](auto* p, float v) { *p = store<std::remove_pointer_t<decltype(p)>>(v); }, c);
-}
-
 // The tiles of a batch in order, and where the pixels of one lie.
 template <int kTile>
 struct Tiles {

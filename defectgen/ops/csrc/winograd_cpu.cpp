@@ -14,7 +14,7 @@ static_assert(Two::kBlock % kRows == 0 && Four::kBlock % kRows == 0,
 // B^T d B of a patch.
 template <typename S, typename T, typename N>
 void transform_input(const T* const* from, int64_t channels, N* to, int64_t plane) {
-  each_channel(channels, [&](auto get, auto put, int64_t c) {
+  each_channel<T>(channels, [&](auto get, auto put, int64_t c) {
     using V = decltype(get(to));
     both_ways<S::kPoints, S::kPoints, V>(
         [](const V* d, V* t) { S::image(d, t); },
@@ -26,7 +26,7 @@ void transform_input(const T* const* from, int64_t channels, N* to, int64_t plan
 // A^T m A: the pixels of a tile, as far as there are any.
 template <typename S, typename T>
 void transform_output(const float* from, int64_t plane, int64_t channels, T* const* to) {
-  each_channel(channels, [&](auto get, auto put, int64_t c) {
+  each_channel<T>(channels, [&](auto get, auto put, int64_t c) {
     using V = decltype(get(from));
     both_ways<S::kPoints, S::kTile, V>(
         [](const V* m, V* y) { S::result(m, y); },

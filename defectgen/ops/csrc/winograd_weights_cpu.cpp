@@ -51,7 +51,7 @@ struct Sums {
 template <int kIn, int kOut, typename N, typename T, typename Line>
 void transform_pair(Line line, const T* const* from, int64_t channels, N* to, int64_t plane) {
   using F = Factors<N>;
-  each_channel(channels, [&](auto get, auto, int64_t c) {
+  each_channel<T>(channels, [&](auto get, auto, int64_t c) {
     using V = decltype(get(from[0]));
     V rows[kOut * kOut][F::kPair];
 #pragma GCC unroll 2
