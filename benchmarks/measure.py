@@ -90,9 +90,10 @@ class FlopCount(TorchDispatchMode):
 
     @staticmethod
     def _depthwise(packet: Any, args: tuple[Any, ...]) -> bool:
+        # Not by the groups: a convolution with weights of each sample's own has these, too.
         if packet is torch.ops.aten.convolution_backward:
-            return args[-2] > 1
-        return packet is torch.ops.aten.convolution and args[-1] > 1
+            return args[-2] > 1 and args[2].shape[1] == 1
+        return packet is torch.ops.aten.convolution and args[-1] > 1 and args[1].shape[1] == 1
 
 
 def flop(function: Callable[[], object]) -> float:

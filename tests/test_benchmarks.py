@@ -133,6 +133,10 @@ def test_depthwise_filters_are_not_counted():
     conv = torch.nn.functional.conv2d
     assert flop(lambda: conv(x, weight, padding=1)) == pytest.approx(dense)
     assert flop(lambda: conv(x, torch.randn(8, 1, 3, 3), padding=1, groups=8)) == 0
+    # Weights of each sample's own are the networks' work, one group per sample or not.
+    own = torch.randn(len(x) * 5, 8, 3, 3)
+    grouped = flop(lambda: conv(x.flatten(0, 1)[None], own, padding=1, groups=len(x)))
+    assert grouped == pytest.approx(dense)
     leaf = weight.clone().requires_grad_()
     both = flop(lambda: conv(x, leaf, padding=1).sum().backward())
     assert both == pytest.approx(2 * dense)  # forward, and the gradient of the weights alone
