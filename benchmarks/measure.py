@@ -84,7 +84,10 @@ class FlopCount(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         packet = func._overloadpacket
-        if packet in flop_registry and not self._depthwise(packet, args):
+        depthwise = self._depthwise(packet, args)
+        if packet is torch.ops.aten.convolution_backward and args[-2] > 1 and not depthwise:
+            raise NotImplementedError("PyTorch counts this gradient once per group")
+        if packet in flop_registry and not depthwise:
             self.total += flop_registry[packet](*args, **(kwargs or {}), out_val=out)
         return out
 

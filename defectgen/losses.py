@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from defectgen.ordering import sorted_rows
+
 
 def generator_logistic(fake_logits: Tensor) -> Tensor:
     """E[softplus(-D(G(z)))], the non-saturating loss (Goodfellow et al. 2014, section 3)."""
@@ -132,7 +134,7 @@ def texture_distance(
             found = F.conv2d(F.pad(both, [size // 2] * 4, mode="reflect"), filters)
             side = min(max(2, window >> level), *found.shape[2:])
             values = found.unfold(2, side, side).unfold(3, side, side).flatten(4)
-        first, second = values.sort(dim=-1).values.chunk(2)
+        first, second = sorted_rows(values).chunk(2)
         total, count = total + (first - second).abs().mean(), count + 1
         if both.shape[-1] // 2 < 2 * size:
             break

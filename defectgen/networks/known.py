@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from defectgen.ordering import sort_rows
+
 #: Side of the thumbnails on which scenes are compared.
 THUMBNAIL = 16
 #: Planes that tell a block where the mask is.
@@ -148,7 +150,7 @@ def exposure(here: Tensor, there: Tensor, where: Tensor) -> Tensor:
         some.new_zeros(len(some), most + 1).scatter_(1, spot, some)[:, :most]
         for some in (torch.minimum(one, other) * where.flatten(1), one / other)
     )
-    factors, order = factors.sort(1)
+    factors, order = sort_rows(factors)
     share = weight.gather(1, order).cumsum(1)
     middle = (share < share[:, -1:] / 2).sum(1, keepdim=True)
     return factors.gather(1, middle.clamp_max(factors.shape[1] - 1))[:, 0]

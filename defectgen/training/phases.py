@@ -84,9 +84,9 @@ def lazy_adam(
     not add up (StyleGAN2, appendix B). Interval 0 means no such term, c = 1.
     """
     c = interval / (interval + 1) if interval else 1.0
-    return torch.optim.Adam(parameters, lr=c * rate, betas=(0.0, beta2**c), eps=1e-8, fused=True)
+    return torch.optim.Adam(parameters, lr=c * rate, betas=(0.0, beta2**c), eps=1e-8, foreach=True)
 
 
 def warm_adam(parameters: Iterable[nn.Parameter], rate: float) -> torch.optim.Adam:
     """Adam(0.9, 0.99) of the reconstruction phases, where no opponent moves and momentum helps."""
-    return torch.optim.Adam(parameters, lr=rate, betas=(0.9, 0.99), fused=True)
+    return torch.optim.Adam(parameters, lr=rate, betas=(0.9, 0.99), foreach=True)

@@ -102,9 +102,10 @@ def test_one_gradient_at_a_time(inputs, agree, only):
     assert f"gradient to {only}" in found
 
 
+@pytest.mark.parametrize("channels", [17, 32])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_post_is_one_more_factor_with_and_without_a_graph(inputs, agree, lay, dtype):
-    given = inputs((2, 17, 5, 3), dtype, (*EVERYTHING, "post"))
+def test_post_is_one_more_factor_with_and_without_a_graph(inputs, agree, lay, dtype, channels):
+    given = inputs((2, channels, 5, 3), dtype, (*EVERYTHING, "post"))
     given["x"] = lay(given["x"])
     # With a graph these are two passes, and the gradient to ``post`` sees the rounded first result.
     fixed = set(given) if dtype.itemsize == 2 else ()
@@ -162,15 +163,22 @@ SPECIAL = [math.nan, math.inf, -math.inf, 3e38, -3e38, 0.0, -0.0, 1e-30, -1.0, 1
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("act", ["linear", "lrelu"])
 @pytest.mark.parametrize("clamp", [None, 1.5])
+@pytest.mark.parametrize("channels", [40, 48])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_nan_and_infinity_go_the_way_of_the_reference(native, device, last, act, clamp, dtype):
-    x = torch.tensor(SPECIAL, dtype=dtype, device=device).reshape(1, 1, 2, 5).repeat(1, 40, 1, 1)
+def test_nan_and_infinity_go_the_way_of_the_reference(
+    native, device, last, act, clamp, channels, dtype
+):
+    x = (
+        torch.tensor(SPECIAL, dtype=dtype, device=device)
+        .reshape(1, 1, 2, 5)
+        .repeat(1, channels, 1, 1)
+    )
     x = x.contiguous(memory_format=torch.channels_last) if last else x
     found = {}
     for mode in ("reference", "fused"):
         with _dispatch.use_kernels(mode):
             leaf = x.detach().requires_grad_()
-            y = bias_act(leaf, torch.zeros(40, device=device), act=act, clamp=clamp, gain=1.0)
+            y = bias_act(leaf, torch.zeros(channels, device=device), act=act, clamp=clamp, gain=1.0)
             found[mode] = y, grad(y, leaf, torch.full_like(y, 2.0))[0]
     for got, wanted in zip(found["fused"], found["reference"], strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-2, atol=0, equal_nan=True)

@@ -57,9 +57,19 @@ def numbers(function, leaves, dy):
 )
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_same_bits(fused, normal, threads, name, dtype, last):
-    function, shapes = FUNCTIONS[name]
-    features = [normal(*s, dtype=dtype) for s in (SHAPE, *shapes) if s == SHAPE]
-    small = [normal(*s, dtype=torch.float32) for s in shapes if s != SHAPE]
+    same_bits(normal, threads, *FUNCTIONS[name], dtype, last)
+
+
+def test_same_bits_of_few_channels_in_bfloat16(fused, normal, threads):
+    function, _ = FUNCTIONS["bias_act"]
+    shapes = [(32,), (N, 32), (N, 1, H, W)]
+    same_bits(normal, threads, function, shapes, torch.bfloat16, True, (N, 32, H, W))
+
+
+def same_bits(normal, threads, function, shapes, dtype, last, whole=SHAPE):
+    """Results and gradients of features of the shape ``whole`` and what goes with them."""
+    features = [normal(*s, dtype=dtype) for s in (whole, *shapes) if s == whole]
+    small = [normal(*s, dtype=torch.float32) for s in shapes if s != whole]
     if last:
         features = [t.contiguous(memory_format=torch.channels_last) for t in features]
     leaves = [t.requires_grad_() for t in (*features, *small)]

@@ -121,3 +121,14 @@ def test_both_in_one_pass_equal_both_references(
 
     y = agree(call, given, fixed=set(given))["value"]
     assert y.is_contiguous(memory_format=lay.format)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("case", CASES[:3], ids=str)
+def test_lines_too_long_to_stay_near_equal_the_reference(normal, agree, device, dtype, case):
+    x, taps = normal(2, 520, 6, 23, dtype=dtype), TAPS.to(device)
+    given = {"x": x.contiguous(memory_format=torch.channels_last)}
+    agree(lambda x: upfirdn2d(x, taps, **case), given)
+    given["noise"] = normal(2, 1, 5, 22, dtype=torch.float32)
+    end = {"pad": (1, 1, 1, 1), "filter_gain": 4.0, "act": "lrelu"}
+    agree(lambda **given: upfirdn2d_bias_act(**given, f=taps, **end), given, fixed=set(given))

@@ -66,6 +66,27 @@ def test_warm_adam_takes_the_rate_as_it_is_and_has_momentum():
     assert group["betas"][0] > 0
 
 
+@pytest.mark.parametrize(
+    "make",
+    [lambda p: lazy_adam(p, rate=0.01, beta2=0.99, interval=0), lambda p: warm_adam(p, 0.01)],
+)
+def test_gradients_may_lie_otherwise_than_parameters(make):
+    # Those of convolutions come back channels last.
+    wanted = torch.arange(-30.0, 30.0).reshape(2, 5, 2, 3)
+    ways = [
+        wanted,
+        wanted.contiguous(memory_format=torch.channels_last),
+        torch.ones(()).expand_as(wanted),
+    ]
+    for gradient in ways:
+        layer = nn.Parameter(torch.zeros_like(wanted))
+        optimizer = make([layer])
+        layer.grad = gradient
+        optimizer.step()
+        # The first step of Adam is one rate long, against the sign of each number.
+        assert torch.allclose(layer.detach(), -0.01 * gradient.sign(), atol=1e-6)
+
+
 def test_records_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         phase().interval = 2

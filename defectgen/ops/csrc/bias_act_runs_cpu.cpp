@@ -2,6 +2,7 @@
 // one pixel costs more than its arithmetic: of a run of pixels a vector of channels is done, then the
 // next one. With more channels memory would be read out of order, which costs more than it saves.
 #include <algorithm>
+#include <cstring>
 #include <vector>
 
 #include "cpu.h"
@@ -16,13 +17,12 @@ static_assert(kRun % kLanes == 0, "sums over channels are taken from squares of 
 
 // The sums of the rows of a square, into its first one.
 void sum_rows(float (*rows)[kLanes]) {
-  Bits even, odd;
-  for (int j = 0; j < kLanes; ++j) even[j] = 2 * j, odd[j] = 2 * j + 1;
   for (int count = kLanes; count > 1; count /= 2)
     for (int r = 0; r < count; r += 2) {
       // Neighbors of both rows become one row, half as many sums of each.
-      const Vector a = read(rows[r]), b = read(rows[r + 1]);
-      write(rows[r / 2], __builtin_shuffle(a, b, even) + __builtin_shuffle(a, b, odd));
+      float both[2 * kLanes];
+      std::memcpy(both, rows[r], sizeof(both));
+      for (int j = 0; j < kLanes; ++j) rows[r / 2][j] = both[2 * j] + both[2 * j + 1];
     }
 }
 

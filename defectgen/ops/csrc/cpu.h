@@ -132,7 +132,7 @@ void bias_act_backward(DType d, const BiasActBackward& f, void* partial, int64_t
 void bias_act_sums(DType d, const BiasActBackward& f, const void* partial);
 void bias_act_noise(DType d, const BiasActBackward& f, int64_t begin, int64_t end);
 
-// The same where few channels come last, in bfloat16.
+// Forward and backward where few channels come last, in bfloat16.
 bool bias_act_in_runs(DType d, const BiasActShape& s);
 void bias_act_forward_runs(const BiasActForward& f, int64_t begin, int64_t end);
 void bias_act_backward_runs(const BiasActBackward& f, void* partial, int64_t begin, int64_t end);

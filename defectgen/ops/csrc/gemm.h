@@ -5,6 +5,11 @@
 #include <cstdint>
 #include <cstring>
 
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
+
+#include "hd.h"
 #include "vectors.h"
 
 namespace dg {

@@ -91,14 +91,14 @@ void last(const UpFirDn& f, int64_t begin, int64_t end) {
     const A* noise = f.noise ? static_cast<const A*>(f.noise) + unit * f.columns.out : nullptr;
     for (const Piece& piece : pieces)
       with_taps(taps + piece.tap, f.columns.up, piece.count, C, [&](auto sum) {
-        for (int64_t begin = 0; begin < piece.outputs; begin += run)
+        for (int64_t start = 0; start < piece.outputs; start += run)
           each_channel<T>(C, [&](auto get, auto put, int64_t i) {
             const auto sc = get(scale.row(n) + i), bi = get(bias.row(0) + i);
             const auto po = get(post.row(n) + i);
-            const A* from = buffer.data() + piece.at * C + begin * along + i;
-            T* to = line + piece.first * C + begin * across + i;
-            const int64_t last = std::min(begin + run, piece.outputs);
-            for (int64_t k = begin; k < last; ++k, from += along, to += across) {
+            const A* from = buffer.data() + piece.at * C + start * along + i;
+            T* to = line + piece.first * C + start * across + i;
+            const int64_t stop = std::min(start + run, piece.outputs);
+            for (int64_t k = start; k < stop; ++k, from += along, to += across) {
               auto v = sum(get, from);
               if (f.epilogue) {
                 const A m = noise ? noise[piece.first + k * f.columns.up] : A(0);
@@ -131,9 +131,9 @@ void first(const UpFirDn& f, int64_t begin, int64_t end) {
     const A* noise =
         f.noise ? static_cast<const A*>(f.noise) + (n * f.rows.out + row) * f.columns.out : nullptr;
     for (const Piece& piece : pieces)
-      for (int64_t n = 0; n < piece.outputs; ++n) {
-        const A* from = buffer.data() + piece.at + n * f.columns.down;
-        const int64_t o = piece.first + n * f.columns.up;
+      for (int64_t k = 0; k < piece.outputs; ++k) {
+        const A* from = buffer.data() + piece.at + k * f.columns.down;
+        const int64_t o = piece.first + k * f.columns.up;
         A value = A(0);
         for (int j = 0; j < piece.count; ++j) value += from[j] * taps[piece.tap + j * f.columns.up];
         if (f.epilogue) value = curve(c, value * sc + ((noise ? noise[o] : A(0)) + bi)) * po;
