@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from defectgen.morphology import dilated
 from defectgen.networks.known import THUMBNAIL, thumbnail
 
 #: Of a defect in several pieces, each may be left out, as long as this share of its area stays.
@@ -35,7 +36,7 @@ def pieces_of(cover: Tensor) -> Tensor:
     there = cover > 0
     labels = torch.arange(1.0, cover[0].numel() + 1, device=cover.device).view_as(cover[0]) * there
     while True:
-        spread = F.max_pool2d(labels, 3, stride=1, padding=1) * there
+        spread = dilated(labels) * there
         if torch.equal(spread, labels):
             return labels.long()
         labels = spread

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from defectgen.morphology import dilated
 from defectgen.networks.known import GAIN, KnownDefects, exposure
 
 #: A place is like the mask's own if they differ by at most this share of the contrast of a scene;
@@ -30,7 +30,7 @@ def differences(here: Tensor, own: Tensor, there: Tensor, known: KnownDefects) -
     """
     # Of a small defect no cell is covered by much: relative to the best covered one.
     cells = there > 0.05 * there.amax((1, 2, 3), keepdim=True)
-    near = F.max_pool2d(cells.float(), 3, stride=1, padding=1)
+    near = dilated(cells.float())
     contrast = known.scenes.std(dim=(2, 3)).mean().clamp_min(0.02)
     # By halves, so that dark places seem no nearer than bright ones.
     root = exposure(here, own, near).clamp(1 / GAIN, GAIN).sqrt().view(-1, 1, 1, 1)

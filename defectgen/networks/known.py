@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from defectgen.morphology import dilated, eroded
 from defectgen.ordering import sort_rows
 
 #: Side of the thumbnails on which scenes are compared.
@@ -88,8 +89,7 @@ def mask_planes(masks: Tensor, resolution: int) -> Tensor:
     depth = torch.zeros_like(inside)
     wide, narrow = inside, inside
     for _ in range(REACH):
-        wide = F.max_pool2d(wide, 3, stride=1, padding=1)
-        narrow = 1 - F.max_pool2d(1 - narrow, 3, stride=1, padding=1)
+        wide, narrow = dilated(wide), eroded(narrow)
         depth = depth + wide + narrow
     return torch.cat([2 * inside - 1, depth / REACH - 1], dim=1)
 
@@ -111,7 +111,7 @@ def adapted(
         (N, C, R, R); images whose mask leaves no surroundings as they are.
     """
     inside = masks.to(images.dtype)
-    ring = F.max_pool2d(inside, 2 * RING + 1, stride=1, padding=RING) - inside
+    ring = dilated(inside, RING) - inside
     total = ring.sum((2, 3), keepdim=True)
     result, middle = images, (images * ring).sum((2, 3), keepdim=True) / total.clamp_min(1.0)
     if scenes is not None:

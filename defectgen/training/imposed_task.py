@@ -11,12 +11,12 @@ from dataclasses import replace
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from defectgen import losses
 from defectgen.augment.geometry import draw_matrices
 from defectgen.augment.policy import AugmentPolicy
+from defectgen.morphology import dilated
 from defectgen.networks.known import LEVELS, KnownDefects, adapted, coarser, draw_contrast
 from defectgen.networks.mapping import CodeMapping, blend
 from defectgen.pieces import some_pieces
@@ -54,7 +54,7 @@ class ImposedTask(DefectTask):
         self.objects = Codes(objects, keys)
         with torch.no_grad():
             render = self.backbone.synthesis(self.backbone.broadcast(objects), no_noise)
-        near = F.max_pool2d(self.masks.float(), 3, stride=1, padding=1) > 0
+        near = dilated(self.masks.float()) > 0
         known.set(self.masks, self.images, torch.where(near, render, self.images))
         return {"object codes": self.objects}
 
