@@ -25,8 +25,8 @@ from defectgen.hub import (
     fetched,
     resolved,
 )
+from defectgen.moves import moves_from
 from defectgen.networks.defect import DefectBranch
-from defectgen.placement import moves_from
 from defectgen.training.backbone_task import new_discriminator
 from defectgen.training.defect_start import new_matching
 from defectgen.weights import (

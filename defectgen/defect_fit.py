@@ -21,10 +21,11 @@ from defectgen.data.sampler import InfiniteSampler
 from defectgen.errors import ConfigError
 from defectgen.estimator import Run, to_signed
 from defectgen.metrics.swd import patch_distance
+from defectgen.moves import BEND, FREE_BEND, allowed_moves
 from defectgen.networks.defect import DefectBranch
 from defectgen.networks.discriminator import Discriminator
 from defectgen.networks.precision import in_precision
-from defectgen.placement import BEND, FREE_BEND, PLACES, allowed_moves
+from defectgen.placement import PLACES
 from defectgen.rng import sample_seeds
 from defectgen.sampling import SAMPLE_BATCH, defect_sheet, iter_defects
 from defectgen.training.defect_start import continued, new_networks, set_mask_bias

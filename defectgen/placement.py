@@ -3,42 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from defectgen.augment.geometry import draw_matrices
 from defectgen.augment.policy import AugmentPolicy
 from defectgen.augment.warp import warp, warp_mask, within
-from defectgen.errors import ConfigError
-from defectgen.networks.known import (
-    THUMBNAIL,
-    KnownDefects,
-    adapted,
-    draw_contrast,
-    thumbnail,
-)
-from defectgen.pieces import draw_pieces, enlarged, kept_cells, pieces_of
+from defectgen.moves import Tries, draw_tries, fields_of, maps_of
+from defectgen.networks.known import THUMBNAIL, KnownDefects, adapted, thumbnail
+from defectgen.pieces import enlarged, kept_cells, pieces_of
 from defectgen.places import choice, differences
 
 #: Places tried for each mask of a sample: few are like its own on a part in a fixed pose, and few
 #: keep a cut end at the border. While a branch learns fewer will do, at most so many.
 PLACES, LEARNING_PLACES = 256, 64
-#: Probability of each move.
-MOVES = 0.9
-#: This share of the places tried, the last ones, lie close to the pair's own, half of the others
-#: keep the middle of the picture; spread of the small shifts, of the side, and of the binary
-#: logarithm of the scale; of the turns, in radians.
-NUDGES, NUDGE, TURN = 0.25, 0.05, 0.15
-#: Knots per axis of what bends a defect, points of its shifts from knot to knot, and their spread
-#: if knots are normally distributed.
-BENDS, FINER, CURL = 4, 4, 0.66
-#: Spread of the shifts, of the side: where defects follow outlines or a grain, and on parts of
-#: which no two are alike.
-BEND, FREE_BEND = 0.015, 0.04
 #: A place is about the own one if moved and unmoved mask share more than this of the smaller one.
 HOME = 0.61
 #: A moved mask keeps at least this share of its pixels in the picture.
@@ -46,63 +26,6 @@ KEPT = 0.8
 #: A mask that the border of its photo cuts ends at a border, or so near, as a share of the side,
 #: that its mirror image fills the gap: how such a defect goes on farther out, nobody knows.
 RIM = 0.1
-
-#: Operations that move a mask.
-GEOMETRY = (
-    "flip_x",
-    "flip_y",
-    "rot90",
-    "translate_int",
-    "scale",
-    "rotate",
-    "anisotropic",
-    "translate_frac",
-)
-
-
-def allowed_moves(policy: AugmentPolicy, *, turned: bool) -> str:
-    """Names of the operations that may move a mask, joined by commas.
-
-    What the policy grants; and turns, where the place tells whether a turned mask lies where a
-    defect may be: on a part, not in a texture.
-    """
-    granted = {name for name in GEOMETRY if getattr(policy, name)} | (
-        {"rotate"} if turned else set()
-    )
-    return ",".join(name for name in GEOMETRY if name in granted)
-
-
-def moves_from(names: str) -> AugmentPolicy:
-    """The policy of `allowed_moves`.
-
-    Raises:
-        ConfigError: a name is not among them.
-    """
-    chosen = [name for name in names.split(",") if name]
-    if not set(chosen) <= set(GEOMETRY):
-        raise ConfigError(
-            f"moves: must be names out of {', '.join(GEOMETRY)}; got {names!r}; fit again"
-        )
-    return AugmentPolicy(**{field.name: field.name in chosen for field in fields(AugmentPolicy)})
-
-
-def draw_fields(count: int, side: int, bend: float, source: torch.Generator) -> Tensor:
-    """Shifts in pixels (N, 2, k, k) for `defectgen.augment.warp.warp`; none for some.
-
-    They are the curl of a smooth random function, so what they bend keeps its area, nearly.
-    """
-    size = (count, 1, BENDS + 2, BENDS + 2)  # one knot beyond each border
-    knots = torch.randn(size, generator=source, device=source.device)
-    bent = torch.rand((count, 1, 1, 1), generator=source, device=source.device) < MOVES
-    fine = (BENDS + 1) * FINER + 1
-    potential = F.interpolate(knots, size=(fine, fine), mode="bicubic", align_corners=True)
-    inner, past, before = (slice(FINER + d, fine - FINER + d) for d in (0, 1, -1))
-    shifts = (
-        potential[..., past, inner] - potential[..., before, inner],
-        potential[..., inner, before] - potential[..., inner, past],
-    )
-    fields = torch.cat(shifts, 1) * (bend * side / CURL)
-    return torch.where(bent, fields, torch.zeros_like(fields))
 
 
 def centered(fields: Tensor, there: Tensor) -> Tensor:
@@ -113,20 +36,6 @@ def centered(fields: Tensor, there: Tensor) -> Tensor:
     shifts = F.interpolate(fields, size=there.shape[2:], mode="bicubic", align_corners=True) * there
     total = there.sum((2, 3), keepdim=True).clamp_min(1)
     return fields - shifts.sum((2, 3), keepdim=True) / total
-
-
-def draw_nudges(policy: AugmentPolicy, count: int, side: int, source: torch.Generator) -> Tensor:
-    """Inverse maps (N, 3, 3) of small moves: near the own place a mask nearly always fits."""
-    drawn = torch.randn((count, 4), generator=source, device=source.device)
-    size = torch.exp2(drawn[:, 0] * (NUDGE if policy.scale else 0.0))
-    angle = drawn[:, 1] * (TURN if policy.rotate else 0.0)
-    shifted = policy.translate_int or policy.translate_frac
-    maps = torch.eye(3, device=source.device).repeat(count, 1, 1)
-    maps[:, 0, 0] = maps[:, 1, 1] = size * angle.cos()
-    maps[:, 0, 1], maps[:, 1, 0] = -size * angle.sin(), size * angle.sin()
-    shift = drawn[:, 2:] * (NUDGE * side if shifted else 0.0)
-    maps[:, :2, 2] = shift if policy.translate_frac else shift.round()
-    return maps
 
 
 def moved_pairs(
@@ -194,11 +103,14 @@ def place_masks(
     """
     count, side, device = len(weights), known.masks.shape[-1], known.masks.device
     tries = [
-        _draw_tries(policy, row, places, side, source, bend)
+        draw_tries(row, places, source)
         for row, source in zip(weights, _each(sources, count), strict=True)
     ]
-    pairs, maps, fields, contrasts, draws = (
-        torch.cat(part).to(device) for part in zip(*tries, strict=True)
+    drawn = Tries(*(torch.cat(part) for part in zip(*tries, strict=True)))
+    fields = fields_of(drawn.knots, drawn.chance, side, bend).to(device)
+    maps = maps_of(policy, drawn, side).to(device)
+    pairs, contrasts, draws = (
+        part.to(device) for part in (drawn.pairs, drawn.contrast, drawn.pieces)
     )
     cover, rim = thumbnail(known.masks.to(known.scenes.dtype)), _rim(known.masks)
     kept = kept_cells(cover[pairs], pieces_of(cover)[pairs], draws)
@@ -227,39 +139,6 @@ def place_masks(
     images, masks = moved_pairs(images, masks, maps[best], fields)
     shown = adapted(images, masks, scenes, contrasts)
     return Placed(masks, shown * masks)
-
-
-class _Tries(NamedTuple):
-    """What is drawn for one sample: pairs and maps of all places, bend, contrast, pieces."""
-
-    pairs: Tensor  # (places,)
-    maps: Tensor  # (places, 3, 3)
-    field: Tensor  # (1, 2, k, k)
-    contrast: Tensor  # (1,)
-    pieces: Tensor  # (places, S * S + 1) bool
-
-
-def _draw_tries(
-    policy: AugmentPolicy,
-    weights: Tensor,
-    places: int,
-    side: int,
-    source: torch.Generator,
-    bend: float,
-) -> _Tries:
-    """Drawn on the generator's device, so that a seed means the same on every machine."""
-    pairs = torch.multinomial(weights.to(source.device), places, True, generator=source)
-    pairs[-1] = pairs[0]
-    nudges = draw_nudges(policy, max(1, round(NUDGES * places)), side, source)
-    nudges[-1] = torch.eye(3)  # if nothing else keeps the defect in the picture
-    moves = places - len(nudges)
-    # A part in a fixed pose may be round: its defects go around its middle.
-    about = replace(policy, translate_int=False, translate_frac=False)
-    anywhere = draw_matrices(policy, moves - moves // 2, side, p=MOVES, generator=source)
-    turns = draw_matrices(about, moves // 2, side, p=MOVES, generator=source)
-    maps = torch.cat([anywhere, turns, nudges])
-    field, contrast = draw_fields(1, side, bend, source), draw_contrast(1, source)
-    return _Tries(pairs, maps, field, contrast, draw_pieces(places, source))
 
 
 def _rim(masks: Tensor) -> Tensor:

@@ -13,12 +13,13 @@ from torch import Tensor
 from defectgen.batch import DefectBatch
 from defectgen.data.images import ImageSet, PairSet
 from defectgen.memory import kept_memory
+from defectgen.moves import moves_from
 from defectgen.networks.defect import DefectBranch
 from defectgen.networks.layers import constant_weights
 from defectgen.networks.mapping import CodeMapping, blend
 from defectgen.networks.precision import in_precision, resolve_precision
 from defectgen.networks.synthesis import Generator
-from defectgen.placement import moves_from, place_masks
+from defectgen.placement import place_masks
 from defectgen.rng import SampleNoise, generator, latents, sample_seeds
 from defectgen.sheet import SheetRow, contact_sheet
 

@@ -11,17 +11,17 @@ import torch.nn.functional as F
 from defectgen import placement
 from defectgen.augment.policy import POLICIES
 from defectgen.augment.warp import within
-from defectgen.networks.known import KnownDefects
-from defectgen.pieces import some_pieces
-from defectgen.placement import (
+from defectgen.moves import (
     BEND,
     MOVES,
     allowed_moves,
     draw_fields,
     draw_nudges,
-    moved_pairs,
     moves_from,
 )
+from defectgen.networks.known import KnownDefects
+from defectgen.pieces import some_pieces
+from defectgen.placement import moved_pairs
 
 SIDE = 64
 place_masks = partial(placement.place_masks, bend=BEND)

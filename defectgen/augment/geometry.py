@@ -7,6 +7,7 @@ y down. Legend: N batch, S side in pixels.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +17,20 @@ from defectgen.augment.policy import AugmentPolicy
 TRANSLATE_INT = 0.125  # of the side, uniform
 TRANSLATE_FRAC_STD = 0.125  # of the side, normal
 SCALE_STD = 0.2  # of log2 of the factor
+
+
+class Numbers(NamedTuple):
+    """What decides about the maps of n images: uniform in [0, 1), and standard normal."""
+
+    uniform: Tensor  # (n, 16)
+    normal: Tensor  # (n, 4)
+
+
+def draw_numbers(n: int, generator: torch.Generator) -> Numbers:
+    """Numbers for :func:`compose`, which joins those of several generators to one batch."""
+    device = generator.device
+    uniform = torch.rand((n, 16), generator=generator, device=device)
+    return Numbers(uniform, torch.randn((n, 4), generator=generator, device=device))
 
 
 def draw_matrices(
@@ -35,11 +50,14 @@ def draw_matrices(
         (N, 3, 3) float32 on the generator's device; exactly the identity for images on which no
         operation is active.
     """
-    device = generator.device
-    uniform = torch.rand((n, 16), generator=generator, device=device).unbind(1)
-    normal = torch.randn((n, 4), generator=generator, device=device).unbind(1)
+    return compose(policy, draw_numbers(n, generator), size, p=p)
+
+
+def compose(policy: AugmentPolicy, numbers: Numbers, size: int, *, p: float) -> Tensor:
+    """The maps (n, 3, 3) that these numbers mean; arguments and result as of `draw_matrices`."""
+    uniform, normal = (some.unbind(1) for some in numbers)
     p_rotate = 1.0 - math.sqrt(max(0.0, 1.0 - p))
-    matrix = torch.eye(3, device=device).expand(n, 3, 3)
+    matrix = torch.eye(3, device=uniform[0].device).expand(len(uniform[0]), 3, 3)
     # The inverse of "first A, then B" is inv(A) inv(B): every operation multiplies on the right.
     if policy.flip_x:
         mirror = torch.where((uniform[0] < p) & (uniform[9] < 0.5), -1.0, 1.0)

@@ -13,8 +13,8 @@ from defectgen import DefectSynthesizer
 from defectgen.augment.pipe import AugmentPipe
 from defectgen.augment.policy import POLICIES
 from defectgen.config import DefectConfig, defect_config, defect_training
+from defectgen.moves import moves_from
 from defectgen.networks.defect import DefectBranch, receptive_radius
-from defectgen.placement import moves_from
 from defectgen.rng import generator, no_noise, sample_seeds
 from defectgen.sampling import draw_defects
 from defectgen.training import imposed_task
