@@ -12,6 +12,7 @@ from torch import Tensor
 FEW = 4096
 
 
+@torch.no_grad()
 def dilated(x: Tensor, reach: int = 1) -> Tensor:
     """The largest number within so many rows and columns, (N, C, H, W) floating.
 
@@ -23,6 +24,7 @@ def dilated(x: Tensor, reach: int = 1) -> Tensor:
     return F.max_pool2d(x, 2 * reach + 1, stride=1, padding=reach)
 
 
+@torch.no_grad()
 def eroded(x: Tensor, reach: int = 1) -> Tensor:
     """The smallest number, likewise."""
     if x.device.type == "cpu" and x.numel() >= FEW:
@@ -30,7 +32,6 @@ def eroded(x: Tensor, reach: int = 1) -> Tensor:
     return -F.max_pool2d(-x, 2 * reach + 1, stride=1, padding=reach)
 
 
-@torch.no_grad()
 def _swept(x: Tensor, reach: int, pick: Callable[..., Tensor]) -> Tensor:
     """Rows, then columns, a neighbor on each side at a time."""
     for axis in (2, 3) * reach:

@@ -1,9 +1,10 @@
-"""Moves of a defect: which a product allows, and how they are drawn for the places of a sample."""
+"""Moves of a defect as a product allows them, drawn for the places of a sample."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -95,32 +96,39 @@ def fields_of(knots: Tensor, chance: Tensor, side: int, bend: float) -> Tensor:
     return torch.where(chance < MOVES, bent, torch.zeros_like(bent))
 
 
-def draw_nudges(policy: AugmentPolicy, count: int, side: int, source: torch.Generator) -> Tensor:
+class Nudges(NamedTuple):
+    """What decides about n small moves: standard normal numbers, and factors."""
+
+    normal: Tensor  # (n, 4)
+    sizes: Tensor  # (n,)
+
+
+def draw_nudges(count: int, source: torch.Generator) -> Nudges:
+    """Numbers for :func:`nudges_of`."""
+    normal = torch.randn((count, 4), generator=source, device=source.device)
+    return Nudges(normal, torch.exp2(normal[:, 0] * NUDGE))  # as in `draw_numbers`
+
+
+def nudges_of(policy: AugmentPolicy, drawn: Nudges, side: int) -> Tensor:
     """Inverse maps (N, 3, 3) of small moves: near the own place a mask nearly always fits."""
-    return _nudges(policy, torch.randn((count, 4), generator=source, device=source.device), side)
-
-
-def _nudges(policy: AugmentPolicy, drawn: Tensor, side: int) -> Tensor:
-    size = torch.exp2(drawn[:, 0] * (NUDGE if policy.scale else 0.0))
-    angle = drawn[:, 1] * (TURN if policy.rotate else 0.0)
+    size = drawn.sizes if policy.scale else torch.ones_like(drawn.sizes)
+    angle = drawn.normal[:, 1] * (TURN if policy.rotate else 0.0)
     shifted = policy.translate_int or policy.translate_frac
-    maps = torch.eye(3, device=drawn.device).repeat(len(drawn), 1, 1)
+    maps = torch.eye(3, device=size.device).repeat(len(size), 1, 1)
     maps[:, 0, 0] = maps[:, 1, 1] = size * angle.cos()
     maps[:, 0, 1], maps[:, 1, 0] = -size * angle.sin(), size * angle.sin()
-    shift = drawn[:, 2:] * (NUDGE * side if shifted else 0.0)
+    shift = drawn.normal[:, 2:] * (NUDGE * side if shifted else 0.0)
     maps[:, :2, 2] = shift if policy.translate_frac else shift.round()
     return maps
 
 
 class Tries(NamedTuple):
-    """What is drawn for one sample, or, joined, for several: numbers alone, computed with later."""
+    """What is drawn for one sample, or for several side by side: numbers alone."""
 
     pairs: Tensor  # (places,)
-    nudges: Tensor  # (nudges, 4)
-    anywhere: Tensor  # (moves, 16)
-    anywhere_normal: Tensor  # (moves, 4)
-    turns: Tensor  # (turns, 16)
-    turns_normal: Tensor  # (turns, 4)
+    nudges: Nudges
+    anywhere: Numbers
+    turns: Numbers
     knots: Tensor  # (1, 1, k, k)
     chance: Tensor  # (1, 1, 1, 1)
     contrast: Tensor  # (1,)
@@ -132,28 +140,31 @@ def draw_tries(weights: Tensor, places: int, source: torch.Generator) -> Tries:
     pairs = torch.multinomial(weights.to(source.device), places, True, generator=source)
     pairs[-1] = pairs[0]
     count = max(1, round(NUDGES * places))
-    nudges = torch.randn((count, 4), generator=source, device=source.device)
-    turned = (places - count) // 2
-    moved = places - count - turned
-    anywhere, turns = draw_numbers(moved, source), draw_numbers(turned, source)
+    nudges, turned = draw_nudges(count, source), (places - count) // 2
+    anywhere, turns = draw_numbers(places - count - turned, source), draw_numbers(turned, source)
     knots, contrast = _draw_knots(1, source), draw_contrast(1, source)
-    return Tries(pairs, nudges, *anywhere, *turns, *knots, contrast, draw_pieces(places, source))
+    return Tries(pairs, nudges, anywhere, turns, *knots, contrast, draw_pieces(places, source))
+
+
+def joined(parts: Sequence[Any]) -> Any:
+    """Tensors, or tuples of them, of several samples side by side."""
+    if isinstance(parts[0], Tensor):
+        return torch.cat(list(parts))
+    return type(parts[0])(*(joined(part) for part in zip(*parts, strict=True)))
 
 
 def maps_of(policy: AugmentPolicy, drawn: Tries, side: int) -> Tensor:
-    """Inverse maps (N * places, 3, 3): moves anywhere, those about the middle, small ones.
+    """Inverse maps (N * places, 3, 3) of samples: moves anywhere, those about the middle, nudges.
 
-    Of all samples at once: for each by itself that would take a quarter of the time of a choice.
+    Computed for all at once, to the bit as for each by itself.
     """
     samples = len(drawn.contrast)
     # A part in a fixed pose may be round: its defects go around its middle.
     about = replace(policy, translate_int=False, translate_frac=False)
-    anywhere = Numbers(drawn.anywhere, drawn.anywhere_normal)
-    turns = Numbers(drawn.turns, drawn.turns_normal)
     kinds = (
-        compose(policy, anywhere, side, p=MOVES),
-        compose(about, turns, side, p=MOVES),
-        _nudges(policy, drawn.nudges, side),
+        compose(policy, drawn.anywhere, side, p=MOVES),
+        compose(about, drawn.turns, side, p=MOVES),
+        nudges_of(policy, drawn.nudges, side),
     )
     maps = torch.cat([some.reshape(samples, len(some) // samples, 3, 3) for some in kinds], 1)
     maps[:, -1] = torch.eye(3)  # if nothing else keeps the defect in the picture

@@ -1,4 +1,4 @@
-"""Sorting of many rows, which on a CPU numpy does several times as fast as PyTorch."""
+"""Sorting of many rows, which on two cores numpy does several times as fast as PyTorch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def sort_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     # As integers floats of one sign have their own order, and negative ones the opposite one.
     ranks = bits ^ ((bits >> 31) & 0x7FFFFFFF)
     # With their positions no two are equal, and then a sort that is not stable has one result.
-    keys = (ranks.to(torch.int64) << 32) | torch.arange(x.shape[-1])
+    keys = (ranks.to(torch.int64) << 32) | torch.arange(x.shape[-1], device=x.device)
     keys.numpy().sort(axis=-1)
     order = keys & 0xFFFFFFFF
     return x.gather(-1, order), order

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from defectgen.augment.policy import AugmentPolicy
 from defectgen.augment.warp import warp, warp_mask, within
-from defectgen.moves import Tries, draw_tries, fields_of, maps_of
+from defectgen.moves import Tries, draw_tries, fields_of, joined, maps_of
 from defectgen.networks.known import THUMBNAIL, KnownDefects, adapted, thumbnail
 from defectgen.pieces import enlarged, kept_cells, pieces_of
 from defectgen.places import choice, differences
@@ -102,11 +102,8 @@ def place_masks(
         Masks, none of them empty, and the example for each.
     """
     count, side, device = len(weights), known.masks.shape[-1], known.masks.device
-    tries = [
-        draw_tries(row, places, source)
-        for row, source in zip(weights, _each(sources, count), strict=True)
-    ]
-    drawn = Tries(*(torch.cat(part) for part in zip(*tries, strict=True)))
+    each = zip(weights, _each(sources, count), strict=True)
+    drawn: Tries = joined([draw_tries(row, places, source) for row, source in each])
     fields = fields_of(drawn.knots, drawn.chance, side, bend).to(device)
     maps = maps_of(policy, drawn, side).to(device)
     pairs, contrasts, draws = (

@@ -36,6 +36,12 @@ def test_both_ways_of_computing_are_among_these():
     assert min(sizes) < FEW <= max(sizes)
 
 
+@pytest.mark.parametrize("side", [4, 64])
+@pytest.mark.parametrize("change", [dilated, eroded])
+def test_no_gradient(change, side):
+    assert not change(torch.zeros(1, 1, side, side, requires_grad=True)).requires_grad
+
+
 def test_any_layout():
     x = torch.randn(2, 3, 40, 50, generator=torch.Generator().manual_seed(0))
     wanted = dilated(x)

@@ -61,3 +61,14 @@ def test_gradients_of_single_precision_go_back_to_where_numbers_were(sort):
     (found,) = torch.autograd.grad((sort(x) * weight).sum(), x)
     (wanted,) = torch.autograd.grad((x.sort(dim=-1).values * weight).sum(), x)
     assert torch.equal(found, wanted)
+
+
+def test_second_gradients_of_single_precision():
+    x = normal(4, 9, dtype=torch.float32).requires_grad_()
+    weight = normal(4, 9, dtype=torch.float32)
+
+    def twice(sort):
+        (first,) = torch.autograd.grad((sort(x) ** 3 * weight).sum(), x, create_graph=True)
+        return torch.autograd.grad(first.square().sum(), x)[0]
+
+    torch.testing.assert_close(twice(sorted_rows), twice(lambda x: x.sort(dim=-1).values))

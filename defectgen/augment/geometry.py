@@ -20,17 +20,22 @@ SCALE_STD = 0.2  # of log2 of the factor
 
 
 class Numbers(NamedTuple):
-    """What decides about the maps of n images: uniform in [0, 1), and standard normal."""
+    """What decides about the maps of n images: uniform in [0, 1), standard normal, and factors."""
 
     uniform: Tensor  # (n, 16)
     normal: Tensor  # (n, 4)
+    shrinks: Tensor  # (n,)
+    stretches: Tensor  # (n,)
 
 
 def draw_numbers(n: int, generator: torch.Generator) -> Numbers:
-    """Numbers for :func:`compose`, which joins those of several generators to one batch."""
+    """Numbers for :func:`compose`; those of several generators may be joined to one batch."""
     device = generator.device
     uniform = torch.rand((n, 16), generator=generator, device=device)
-    return Numbers(uniform, torch.randn((n, 4), generator=generator, device=device))
+    normal = torch.randn((n, 4), generator=generator, device=device)
+    # Here, because the last bit of exp2 depends on where in a tensor a number lies.
+    shrinks, stretches = torch.exp2(normal[:, 0] * -SCALE_STD), torch.exp2(normal[:, 1] * SCALE_STD)
+    return Numbers(uniform, normal, shrinks, stretches)
 
 
 def draw_matrices(
@@ -55,7 +60,7 @@ def draw_matrices(
 
 def compose(policy: AugmentPolicy, numbers: Numbers, size: int, *, p: float) -> Tensor:
     """The maps (n, 3, 3) that these numbers mean; arguments and result as of `draw_matrices`."""
-    uniform, normal = (some.unbind(1) for some in numbers)
+    uniform, normal = numbers.uniform.unbind(1), numbers.normal.unbind(1)
     p_rotate = 1.0 - math.sqrt(max(0.0, 1.0 - p))
     matrix = torch.eye(3, device=uniform[0].device).expand(len(uniform[0]), 3, 3)
     # The inverse of "first A, then B" is inv(A) inv(B): every operation multiplies on the right.
@@ -76,13 +81,13 @@ def compose(policy: AugmentPolicy, numbers: Numbers, size: int, *, p: float) -> 
         ]
         matrix = matrix @ _affine(1.0, 0.0, 0.0, 1.0, -shift[0], -shift[1])
     if policy.scale:
-        shrink = torch.where(uniform[4] < p, torch.exp2(normal[0] * -SCALE_STD), 1.0)
+        shrink = torch.where(uniform[4] < p, numbers.shrinks, 1.0)
         matrix = matrix @ _affine(shrink, 0.0, 0.0, shrink)
     if policy.rotate:
         angle = torch.where(uniform[5] < p_rotate, (uniform[14] * 2 - 1) * math.pi, 0.0)
         matrix = matrix @ _rotation(angle.cos(), angle.sin())
     if policy.anisotropic:
-        stretch = torch.where(uniform[6] < p, torch.exp2(normal[1] * SCALE_STD), 1.0)
+        stretch = torch.where(uniform[6] < p, numbers.stretches, 1.0)
         matrix = matrix @ _affine(1 / stretch, 0.0, 0.0, stretch)
     if policy.rotate:
         angle = torch.where(uniform[7] < p_rotate, (uniform[15] * 2 - 1) * math.pi, 0.0)
