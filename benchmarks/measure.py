@@ -86,7 +86,9 @@ class FlopCount(TorchDispatchMode):
         packet = func._overloadpacket
         depthwise = self._depthwise(packet, args)
         if packet is torch.ops.aten.convolution_backward and args[-2] > 1 and not depthwise:
-            raise NotImplementedError("PyTorch counts this gradient once per group")
+            raise NotImplementedError(
+                "gradients of grouped convolutions: PyTorch counts them once per group; count apart"
+            )
         if packet in flop_registry and not depthwise:
             self.total += flop_registry[packet](*args, **(kwargs or {}), out_val=out)
         return out

@@ -14,7 +14,7 @@ FEW = 4096
 
 @torch.no_grad()
 def dilated(x: Tensor, reach: int = 1) -> Tensor:
-    """The largest number within so many rows and columns, (N, C, H, W) floating.
+    """The largest number within so many rows and columns, (N, C, H, W) or (C, H, W) floating.
 
     What lies outside does not count. As max_pool2d with a window of 2 * reach + 1, which on a CPU
     takes twenty times as long for masks of 64 px. No gradient.
@@ -34,7 +34,7 @@ def eroded(x: Tensor, reach: int = 1) -> Tensor:
 
 def _swept(x: Tensor, reach: int, pick: Callable[..., Tensor]) -> Tensor:
     """Rows, then columns, a neighbor on each side at a time."""
-    for axis in (2, 3) * reach:
+    for axis in (-2, -1) * reach:
         y, last = x.clone(), x.shape[axis] - 1
         for to, of in ((1, 0), (0, 1)):
             part = y.narrow(axis, to, last)

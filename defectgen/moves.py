@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from defectgen.augment.geometry import Numbers, compose, draw_numbers
+from defectgen.augment.geometry import OPERATIONS, Numbers, compose, draw_numbers
 from defectgen.augment.policy import AugmentPolicy
 from defectgen.errors import ConfigError
 from defectgen.networks.known import draw_contrast
@@ -29,18 +29,6 @@ BENDS, FINER, CURL = 4, 4, 0.66
 #: which no two are alike.
 BEND, FREE_BEND = 0.015, 0.04
 
-#: Operations that move a mask.
-GEOMETRY = (
-    "flip_x",
-    "flip_y",
-    "rot90",
-    "translate_int",
-    "scale",
-    "rotate",
-    "anisotropic",
-    "translate_frac",
-)
-
 
 def allowed_moves(policy: AugmentPolicy, *, turned: bool) -> str:
     """Names of the operations that may move a mask, joined by commas.
@@ -48,10 +36,10 @@ def allowed_moves(policy: AugmentPolicy, *, turned: bool) -> str:
     What the policy grants; and turns, where the place tells whether a turned mask lies where a
     defect may be: on a part, not in a texture.
     """
-    granted = {name for name in GEOMETRY if getattr(policy, name)} | (
+    granted = {name for name in OPERATIONS if getattr(policy, name)} | (
         {"rotate"} if turned else set()
     )
-    return ",".join(name for name in GEOMETRY if name in granted)
+    return ",".join(name for name in OPERATIONS if name in granted)
 
 
 def moves_from(names: str) -> AugmentPolicy:
@@ -61,9 +49,9 @@ def moves_from(names: str) -> AugmentPolicy:
         ConfigError: a name is not among them.
     """
     chosen = [name for name in names.split(",") if name]
-    if not set(chosen) <= set(GEOMETRY):
+    if not set(chosen) <= set(OPERATIONS):
         raise ConfigError(
-            f"moves: must be names out of {', '.join(GEOMETRY)}; got {names!r}; fit again"
+            f"moves: must be names out of {', '.join(OPERATIONS)}; got {names!r}; fit again"
         )
     return AugmentPolicy(**{field.name: field.name in chosen for field in fields(AugmentPolicy)})
 

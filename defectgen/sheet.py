@@ -11,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
-from torch.nn.functional import adaptive_max_pool2d, max_pool2d
+from torch.nn.functional import adaptive_max_pool2d
 
 from defectgen.checks import check_range
 from defectgen.errors import ConfigError
 from defectgen.files import atomic_file
+from defectgen.morphology import dilated
 
 CAPTION_HEIGHT = 16
 BACKGROUND = (255, 255, 255)
@@ -126,6 +127,5 @@ def _outline(mask: Tensor, tile: int) -> NDArray[np.bool_]:
     # (H, W) bool -> (tile, tile) bool: the ring just outside, so that the defect stays visible.
     # The maximum over each cell keeps even a scratch of one pixel.
     small = adaptive_max_pool2d(mask[None].float(), tile)
-    grown = max_pool2d(small, 3, stride=1, padding=1)
-    ring: NDArray[np.bool_] = (grown > small)[0].numpy()
+    ring: NDArray[np.bool_] = (dilated(small) > small)[0].numpy()
     return ring

@@ -42,6 +42,11 @@ def test_no_gradient(change, side):
     assert not change(torch.zeros(1, 1, side, side, requires_grad=True)).requires_grad
 
 
+def test_planes_without_a_batch():
+    x = torch.randn(1, 70, 80, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(dilated(x, 2), dilated(x[None], 2)[0])
+
+
 def test_any_layout():
     x = torch.randn(2, 3, 40, 50, generator=torch.Generator().manual_seed(0))
     wanted = dilated(x)

@@ -14,6 +14,17 @@ from torch import Tensor
 
 from defectgen.augment.policy import AugmentPolicy
 
+#: Fields of the policy that move an image, in the order in which they do.
+OPERATIONS = (
+    "flip_x",
+    "flip_y",
+    "rot90",
+    "translate_int",
+    "scale",
+    "rotate",
+    "anisotropic",
+    "translate_frac",
+)
 TRANSLATE_INT = 0.125  # of the side, uniform
 TRANSLATE_FRAC_STD = 0.125  # of the side, normal
 SCALE_STD = 0.2  # of log2 of the factor

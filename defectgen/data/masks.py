@@ -7,10 +7,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import max_pool2d
 
 from defectgen.data.sources import Array, Item, Unusable, Value, list_items, open_picture
 from defectgen.errors import ImageError, MaskError
+from defectgen.morphology import dilated
 
 BoolArray = NDArray[np.bool_]
 
@@ -102,7 +102,7 @@ def resize_mask(mask: BoolArray, resolution: int) -> BoolArray:
     touched = coverage > 0
     solid = coverage >= 0.5
     lost = touched & ~_near(solid)
-    peak = max_pool2d((coverage * lost)[None], 3, stride=1, padding=1)[0]
+    peak = dilated((coverage * lost)[None])[0]
     line = lost & (coverage >= 0.5 * peak)
     bridge = touched & _near(line) & _near(solid)
     result: BoolArray = (solid | line | bridge).numpy()
@@ -111,7 +111,7 @@ def resize_mask(mask: BoolArray, resolution: int) -> BoolArray:
 
 def _near(cells: Tensor) -> Tensor:
     # (R, R) bool -> True where the 3x3 neighborhood holds a True.
-    return max_pool2d(cells[None].float(), 3, stride=1, padding=1)[0] > 0
+    return dilated(cells[None].float())[0] > 0
 
 
 def _coverage(mask: BoolArray, resolution: int) -> NDArray[np.float32]:

@@ -5,13 +5,13 @@ Letters: N samples, C channels, H and W.
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from defectgen.checks import check_range
 from defectgen.errors import ConfigError
 from defectgen.metrics.features import check_images
 from defectgen.metrics.masks import check_masks
+from defectgen.morphology import dilated
 
 #: A pixel counts as changed if its mean difference over the channels exceeds this (of 0 to 1).
 CHANGED = 8 / 255
@@ -96,10 +96,7 @@ def drift(
 
 def dilate(masks: Tensor, radius: int) -> Tensor:
     """Grow masks (N, 1, H, W) bool by `radius` px to every side: the square of 2 radius + 1."""
-    wide = masks.float()
-    for size, margin in (((2 * radius + 1, 1), (radius, 0)), ((1, 2 * radius + 1), (0, radius))):
-        wide = F.max_pool2d(wide, size, stride=1, padding=margin)
-    return wide > 0
+    return dilated(masks.float(), radius) > 0
 
 
 def _difference(images: Tensor, normals: Tensor) -> Tensor:

@@ -8,19 +8,9 @@ import pytest
 import torch
 
 from defectgen.augment import POLICIES
-from defectgen.augment.geometry import draw_matrices
+from defectgen.augment.geometry import OPERATIONS, draw_matrices
 
 MANY = 4000
-OPERATIONS = [
-    "flip_x",
-    "flip_y",
-    "rot90",
-    "translate_int",
-    "scale",
-    "rotate",
-    "anisotropic",
-    "translate_frac",
-]
 
 
 @pytest.fixture
