@@ -67,7 +67,7 @@ def _same_on_disk(source: Path | HubSource | None, digest: str, target: Path) ->
 def save_synthesizer(
     synth: DefectSynthesizer, folder: str | os.PathLike[str], include_backbone: bool | None
 ) -> None:
-    """See :meth:`defectgen.DefectSynthesizer.save_pretrained`."""
+    """See `defectgen.DefectSynthesizer.save_pretrained`."""
     if not hasattr(synth, "branch_"):
         raise NotFittedError(
             "save_pretrained: fit(defect_imgs, masks) first; got an unfitted object; call fit."
@@ -134,7 +134,7 @@ def load_synthesizer(
     options: HubOptions,
     device: str | torch.device | None,
 ) -> DefectSynthesizer:
-    """See :meth:`defectgen.DefectSynthesizer.from_pretrained`."""
+    """See `defectgen.DefectSynthesizer.from_pretrained`."""
     resolve_device(device)  # before a download, which a wrong name would throw away
     if name == "demo" and not Path(name).is_dir():
         raise WeightsError(

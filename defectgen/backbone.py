@@ -52,12 +52,12 @@ class Backbone(StoredBackbone, Parameters, nn.Module):
         channels: 3 for RGB, 1 for grey.
         preset: None for this library's recipe; "dfmgan" for the published one (DFMGAN, AAAI 2023),
             which builds its networks at construction.
-        kimg: budget, thousands of training images shown. None: 36 below 128 px, 500 above; the
-            preset 3000.
+        kimg: budget, thousands of training images shown. None: 36 below 128 px, 500 from there
+            up; the preset 3000.
         augment: what may be done to images in front of the discriminator: "auto" measures which
             flips, rotations and color changes occur among the good images; "none"; "safe"
             (small shifts, scale, brightness, contrast); "bgc" (everything, as published); or an
-            :class:`~defectgen.augment.policy.AugmentPolicy`. The preset turns "auto" into "bgc".
+            `AugmentPolicy`. The preset turns "auto" into "bgc".
         batch_size: None: 16; the preset 32.
         precision: "fp32"; "bf16", faster on hardware that has it; "auto": "bf16" on such a CPU.
         run_dir: folder for history, contact sheets and the resume file; None writes nothing.
@@ -70,8 +70,9 @@ class Backbone(StoredBackbone, Parameters, nn.Module):
         generator: the moving average of the trained generator, of the best snapshot: that nearest
             to the good images by the distance of patches. None before ``fit``.
         discriminator: the trained discriminator, or None.
-        config_: everything that was decided: networks, training, augmentation and data.
-        history_: one record per tick of the last fit.
+        config_ (dict[str, Any]): everything that was decided: networks, training, augmentation and
+            data.
+        history_ (list[dict[str, float]]): one record per tick of the last fit.
     """
 
     def __init__(
@@ -119,12 +120,12 @@ class Backbone(StoredBackbone, Parameters, nn.Module):
 
         Args:
             good_images: folder, paths, PIL images, HWC uint8 arrays, or one NCHW tensor; see
-                :func:`defectgen.data.images.load_images`.
+                `defectgen.data.images.load_images`.
             resume: go on with the run in ``run_dir``; begins one if there is none.
 
         Returns:
-            self, with ``generator``, ``discriminator``, ``config_`` and ``history_`` set; also
-            when training stops early (interrupt, diverged), then from the last good state.
+            self, with ``generator``, ``discriminator``, ``config_`` and ``history_`` set. An
+            interrupt or a training that diverged is raised; these then hold the last good state.
 
         Raises:
             ConfigError: for a parameter outside its rule.

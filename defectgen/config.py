@@ -196,7 +196,7 @@ def backbone_training(
             here no number depends on how many GPUs there are.
         seed: of the run.
         precision: "fp32" or "bf16".
-        layout: of the images, as in :func:`backbone_config`. Grains of a texture have no places to
+        layout: of the images, as in `backbone_config`. Grains of a texture have no places to
             be learned, so its reconstruction is short and compares shading only.
     """
     if preset == "dfmgan":

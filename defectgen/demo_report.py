@@ -24,9 +24,9 @@ class DemoResult:
     Attributes:
         folder: where everything lies.
         kimg: thousands of training images.
-        scores: of the samples; see :data:`defectgen.scores.PROTOCOLS`.
+        scores: of the samples; see `defectgen.scores.PROTOCOLS`.
         seconds: duration of each step by name.
-        speed: milliseconds per image, see :func:`defectgen.demo_speed.measure_speed`.
+        speed: milliseconds per image, see `defectgen.demo_speed.measure_speed`.
     """
 
     folder: Path

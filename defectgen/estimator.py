@@ -148,7 +148,7 @@ class Run:
         """Train from where ``resumed`` ended, or from the beginning.
 
         Raises:
-            TrainingError: see :func:`defectgen.training.loop.run`.
+            TrainingError: see `defectgen.training.loop.run`.
             WeightsError: if ``resumed`` belongs to other data, weights or numbers.
         """
         if resumed is not None:

@@ -112,8 +112,8 @@ def evaluate_backbone(
 
     Args:
         backbone: fitted.
-        goods: real images, at least 3, of the resolution of the backbone.
-        extractor: features for KID.
+        goods: at least 3 real images: ``load_images("photos/good", resolution=64, channels=3)``.
+        extractor: features for KID: ``find_extractor()``.
         n: samples to draw, at least 3.
         seed: sample i has the seed + i.
 

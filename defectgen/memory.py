@@ -2,7 +2,7 @@
 
 The allocator of glibc asks the system for every tensor above a limit and gives it back when the
 tensor dies, and the system clears each page again: at 256 px this costs more than the arithmetic
-(docs/performance.md). Between the first and the last caller of :func:`kept_memory` such blocks are
+(docs/performance.md). Between the first and the last caller of `kept_memory` such blocks are
 taken from the heap and reused.
 """
 
@@ -21,7 +21,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 _LARGEST_THRESHOLD = 32 * 2**20
 _DEFAULT_MMAP_MAX = 65536
 
-#: Bytes that lie idle above which :func:`hand_back` gives them to the system.
+#: Bytes that lie idle above which `hand_back` gives them to the system.
 SPARE = 2**30
 
 _lock = threading.Lock()
@@ -68,7 +68,7 @@ def hand_back() -> None:
     """Give kept memory back to the system if it is much: for a change from one job to another.
 
     Two jobs with tensors of different sizes do not fit into each other's gaps, so what both keep
-    adds up. Below :data:`SPARE` nothing happens: there, asking for the pages anew costs more.
+    adds up. Below `SPARE` nothing happens: there, asking for the pages anew costs more.
     """
     global _residue
     library = _glibc() if _users else None

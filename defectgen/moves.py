@@ -65,14 +65,14 @@ def draw_fields(count: int, side: int, bend: float, source: torch.Generator) -> 
 
 
 def _draw_knots(count: int, source: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Normal knots (N, 1, k, k) and a uniform number (N, 1, 1, 1) for :func:`fields_of`."""
+    """Normal knots (N, 1, k, k) and a uniform number (N, 1, 1, 1) for `fields_of`."""
     size = (count, 1, BENDS + 2, BENDS + 2)  # one knot beyond each border
     knots = torch.randn(size, generator=source, device=source.device)
     return knots, torch.rand((count, 1, 1, 1), generator=source, device=source.device)
 
 
 def fields_of(knots: Tensor, chance: Tensor, side: int, bend: float) -> Tensor:
-    """The fields of :func:`draw_fields` that these numbers mean."""
+    """The fields of `draw_fields` that these numbers mean."""
     fine = (BENDS + 1) * FINER + 1
     potential = F.interpolate(knots, size=(fine, fine), mode="bicubic", align_corners=True)
     inner, past, before = (slice(FINER + d, fine - FINER + d) for d in (0, 1, -1))
@@ -92,7 +92,7 @@ class Nudges(NamedTuple):
 
 
 def draw_nudges(count: int, source: torch.Generator) -> Nudges:
-    """Numbers for :func:`nudges_of`."""
+    """Numbers for `nudges_of`."""
     normal = torch.randn((count, 4), generator=source, device=source.device)
     return Nudges(normal, torch.exp2(normal[:, 0] * NUDGE))  # as in `draw_numbers`
 

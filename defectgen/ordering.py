@@ -33,7 +33,7 @@ def sort_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def sorted_rows(x: Tensor) -> Tensor:
-    """The values of :func:`sort_rows` alone, which without a graph is faster still."""
+    """The values of `sort_rows` alone, which without a graph is faster still."""
     if _by_numpy(x) and not (torch.is_grad_enabled() and x.requires_grad):
         return torch.from_numpy(np.sort(x.detach().numpy(), axis=-1))
     return sort_rows(x)[0]

@@ -41,7 +41,7 @@ def use_zoo(path: Path) -> Iterator[None]:
     """Take another list inside this block, for every name that is looked up in this thread.
 
     Args:
-        path: such as a copy of :data:`ZOO_FILE` with entries of one's own.
+        path: such as a copy of `ZOO_FILE` with entries of one's own.
     """
     token = _list.set(path)
     try:

@@ -38,7 +38,7 @@ def score_table(real: PairSet, samples: DefectBatch, radius: int) -> dict[str, f
         real: at least two pairs.
         samples: at least one sample with mask and good twin, as large as the real images.
         radius: how far, in pixels, an open gate can change the image around it; see
-            :func:`defectgen.networks.defect.receptive_radius`.
+            `defectgen.networks.defect.receptive_radius`.
 
     Returns:
         Finite numbers by name; the same for the same arguments.

@@ -45,10 +45,11 @@ class DefectSynthesizer(Evaluated, StoredSynthesizer, Parameters):
     neither without the right to. With the preset masks are learned.
 
     Args:
-        backbone: a fitted :class:`~defectgen.Backbone`, or the name of one: a folder, a name of
+        backbone: a fitted `Backbone`, or the name of one: a folder, a name of
             the zoo, or a repository id "owner/name"; read at each ``fit``.
         preset: None for this library's recipe; "dfmgan" for the published one.
-        kimg: budget, thousands of images shown. None: 8 below 128 px, 200 above; the preset 400.
+        kimg: budget, thousands of images shown. None: 8 below 128 px, 200 from there up;
+            the preset 400.
         batch_size: None: 16; the preset 32.
         precision: "fp32"; "bf16", faster on hardware that has it; "auto": "bf16" on such a CPU.
         first_resolution: lowest resolution the branch manipulates, a power of two from 8 to the
@@ -60,11 +61,13 @@ class DefectSynthesizer(Evaluated, StoredSynthesizer, Parameters):
         verbose: 0 silent, 1 speed as a line and a bar on a terminal, 2 a bar everywhere.
 
     Attributes:
-        branch_: the moving average of the trained branch, of its best snapshot.
-        backbone_: the backbone that was used; a later ``fit`` of the one given does not change it.
-        config_: everything that was decided.
-        history_: one record per tick; "area/fake" is the mean mask area, "score" what snapshots
-            are chosen by: a distance of patches to the training images, and mask areas.
+        branch_ (DefectBranch): the moving average of the trained branch, of its best snapshot.
+        backbone_ (Backbone): the backbone that was used; a later ``fit`` of the one given does not
+            change it.
+        config_ (dict[str, Any]): everything that was decided.
+        history_ (list[dict[str, float]]): one record per tick; "area/fake" is the mean mask area,
+            "score" what snapshots are chosen by: a distance of patches to the training images, and
+            mask areas.
     """
 
     def __init__(
@@ -100,7 +103,8 @@ class DefectSynthesizer(Evaluated, StoredSynthesizer, Parameters):
             resume: go on with the run in ``run_dir``; begins one if there is none.
 
         Returns:
-            self, with its attributes set; also when training stops early, from the last good state.
+            self, with its attributes set. An interrupt or a training that diverged is raised; they
+            then hold the last good state.
 
         Raises:
             ConfigError: for a parameter outside its rule.
@@ -202,7 +206,8 @@ class DefectSynthesizer(Evaluated, StoredSynthesizer, Parameters):
             generator: draw the seed from it instead.
             truncation_psi: 1 for the full variety, 0 for the mean part and mean defect; known masks
                 and their places vary as before.
-            batch_size: samples per forward pass; memory only, results stay within 1e-4.
+            batch_size: samples per forward pass; memory only, results stay within 1e-4
+                (1e-3 in bf16).
 
         Returns:
             Images float32 (n, C, R, R) in [0, 1]; with flags a tuple of images, then masks bool
@@ -241,7 +246,7 @@ class DefectSynthesizer(Evaluated, StoredSynthesizer, Parameters):
     ) -> Iterator[DefectBatch]:
         """Yield batches of images and masks (and normals), so that a million never sit in memory.
 
-        Arguments as in :meth:`sample`, checked at the call. Each batch holds its seeds.
+        Arguments as in `sample`, checked at the call. Each batch holds its seeds.
         """
         network, branch = self._fitted()
         check_range("n", n, low=0, integer=True)

@@ -106,7 +106,7 @@ class StoredSynthesizer:
             repo_id: "owner/name"; made if there is none.
             license: of the weights, as hubs name it: "cc-by-4.0", "other".
             training_data: for the card: what the photos show, whose they are, under which terms.
-            evaluation: what :meth:`evaluate` of these weights returned, for the card.
+            evaluation: what `evaluate` of these weights returned, for the card.
             private: only you see a new repository; a public one that exists is refused.
             commit_message: None: one that names the library.
             token: None: the one the hub's client knows; it must be allowed to write.

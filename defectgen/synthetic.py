@@ -21,12 +21,12 @@ class SyntheticDefects(Dataset[dict[str, Any]]):
     """n samples of a fitted synthesizer, drawn when they are asked for.
 
     Sample i has the seed ``seed + i``, whoever asks: workers and ranks never repeat one another,
-    and the same index gives the same picture in every epoch (to 1e-4: a ``DataLoader`` asks for a
-    whole batch, which is rendered in one pass). For fresh pictures in each epoch take another
-    ``seed``, n apart.
+    and the same index gives the same picture in every epoch (to 1e-4, in bf16 to 1e-3: a
+    ``DataLoader`` asks for a whole batch, which is rendered in one pass). For fresh pictures in
+    each epoch take another ``seed``, n apart.
 
     Args:
-        synth: a fitted :class:`~defectgen.DefectSynthesizer`; read, never changed.
+        synth: a fitted `DefectSynthesizer`; read, never changed.
         n: samples.
         seed: of the first one.
         label: what every sample is called, for example the number of its class.

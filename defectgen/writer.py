@@ -57,7 +57,7 @@ def write_samples(
     appears when all pictures are there: a folder without it was not finished.
 
     Args:
-        batches: for instance what :meth:`defectgen.DefectSynthesizer.iter_samples` yields.
+        batches: for instance what `defectgen.DefectSynthesizer.iter_samples` yields.
         folder: created with its parents; an existing one must be empty.
         metadata: JSON values that are the same for all samples: truncation_psi, model digest.
         layout: "plain" or "mvtec".

@@ -5,8 +5,9 @@
 
 A small fully convolutional network learns which pixels are defective: from six photos, and from the
 same photos with ``SAMPLES`` synthetic defects, each ``TRAININGS`` times for ``--steps`` steps. The
-other photos, which neither the generator nor a detector has seen, are the test. It shows the
-pieces, and that one training differs from the next; docs/learning.md has the benchmark.
+other photos, which neither the generator nor a detector has seen, are the test (a branch of your
+own must have been fitted to the first six shipped pairs alone). It shows the pieces, and that one
+training differs from the next; docs/learning.md has the benchmark.
 """
 
 from __future__ import annotations

@@ -57,6 +57,7 @@ def main() -> None:
     if data is None:
         data = work / "mvtec"
         write_hazelnuts(data)
+    work.mkdir(parents=True, exist_ok=True)
     zoo = work / "zoo.json"
     zoo.write_bytes(ZOO_FILE.read_bytes())
     with use_zoo(zoo):

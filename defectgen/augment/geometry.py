@@ -40,7 +40,7 @@ class Numbers(NamedTuple):
 
 
 def draw_numbers(n: int, generator: torch.Generator) -> Numbers:
-    """Numbers for :func:`compose`; those of several generators may be joined to one batch."""
+    """Numbers for `compose`; those of several generators may be joined to one batch."""
     device = generator.device
     uniform = torch.rand((n, 16), generator=generator, device=device)
     normal = torch.randn((n, 4), generator=generator, device=device)

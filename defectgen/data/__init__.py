@@ -1,6 +1,6 @@
 """From what users have (files, arrays, tensors) to checked training tensors on the CPU.
 
-:class:`MVTecAD`, :class:`VisA` and :class:`Folder` read data sets as they lie on disk.
+`MVTecAD`, `VisA` and `Folder` read data sets as they lie on disk.
 """
 
 from defectgen.data.mvtec import MVTecAD

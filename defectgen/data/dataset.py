@@ -31,10 +31,10 @@ class DefectData:
     """A data set on disk, checked once; pictures are read again when they are needed.
 
     Attributes:
-        train_good: Good images to learn the product from, for :meth:`Backbone.fit`. Paths, or
+        train_good: Good images to learn the product from, for `Backbone.fit`. Paths, or
             squares made when they are read.
         test_good: Good images kept for tests; may be empty.
-        defects: Type of defect -> images and masks, for :meth:`DefectSynthesizer.fit`. If the data
+        defects: Type of defect -> images and masks, for `DefectSynthesizer.fit`. If the data
             set has defects in its training part, those; otherwise all.
         test_defects: The same of the test part, if the training part has defects as well;
             otherwise empty.

@@ -17,7 +17,7 @@ class ExampleFolders:
         good: 28 images without defect.
         defects: 17 images with paint on the nut.
         masks: their masks, equal stems.
-        backbone: weights folder of a :class:`~defectgen.Backbone`.
+        backbone: weights folder of a `Backbone`.
     """
 
     good: Path

@@ -36,7 +36,7 @@ def agreement(
         normals: float, the same objects without defect.
         masks: of the samples.
         radius: how far, in pixels, an open gate can change the image around it; see
-            :func:`defectgen.networks.defect.receptive_radius`.
+            `defectgen.networks.defect.receptive_radius`.
 
     Returns:
         Numbers from 0 to 1 by name.

@@ -44,7 +44,7 @@ class Evaluation:
     """Scores of a synthesizer.
 
     Attributes:
-        scores: name -> column of :data:`SETS` -> number; what is undefined or was not asked for is
+        scores: name -> column of `SETS` -> number; what is undefined or was not asked for is
             left out. A name with "@" ends in the network that measured.
         errors: the same for standard errors, where a score has one.
         settings: how many images of each kind, seed, precision, version, and the digests of the

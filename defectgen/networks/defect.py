@@ -104,7 +104,7 @@ class DefectBranch(nn.Module):
         Args:
             x_in: features that enter the backbone's block of the first manipulated resolution.
             ws: (N, L, W) defect latents.
-            noise: as in :meth:`start`.
+            noise: as in `start`.
         """
         h = self.first.features(x_in, ws, noise)
         return upsample_logits(self.first.logits(h, ws[:, 2]), self.final_resolution)
@@ -157,7 +157,7 @@ class DefectPass:
         return self.final_logits >= 0 if self.imposed is None else self.imposed
 
     def __call__(self, resolution: int, x_in: Tensor | None, x_out: Tensor) -> Tensor:
-        """Manipulate ``x_out`` if this resolution is manipulated; see :class:`Residual`."""
+        """Manipulate ``x_out`` if this resolution is manipulated; see `Residual`."""
         if resolution not in self.branch.resolutions or x_in is None:
             return x_out
         block = self.branch.block(resolution)

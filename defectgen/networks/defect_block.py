@@ -20,9 +20,10 @@ class DefectAwareResBlock(nn.Module):
         out_channels: C, channels of the features that leave it.
         w_dim: W, size of the defect latent.
         resolution: r, pixels.
-        has_mask: build the ToMask head; the first manipulated resolution has one.
+        has_mask: build the ToMask head; where masks are learned (the preset), the first manipulated
+            resolution has one.
         planes: P, channels of what the block is told at its resolution, such as the mask.
-        gate: "hard" or "straight_through", see :func:`defectgen.ops.masked_add`.
+        gate: "hard" or "straight_through", see `defectgen.ops.masked_add`.
         clamp: limit of activations and mask logits.
         seed: of the initial weights.
 

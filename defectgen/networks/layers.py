@@ -123,7 +123,7 @@ class ModulatedLayer(nn.Module):
     ``name`` is the key under which the noise source knows this layer.
 
     Attributes:
-        kept: what follows from the weights alone, inside :func:`constant_weights`; else None.
+        kept: what follows from the weights alone, inside `constant_weights`; else None.
     """
 
     kept: dict[torch.dtype, tuple[tuple[int, int], tuple[Tensor, Tensor]]] | None = None

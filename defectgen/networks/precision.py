@@ -27,7 +27,7 @@ _mutex = threading.Lock()
 
 
 class PreciseBlock(nn.Module):
-    """A block that computes in the precision of :func:`in_precision`.
+    """A block that computes in the precision of `in_precision`.
 
     Attributes:
         in_half: compute in float16 on a GPU, as published for the top resolutions, where nothing
@@ -48,7 +48,7 @@ class PreciseBlock(nn.Module):
 
 @contextmanager
 def in_precision(precision: str) -> Iterator[None]:
-    """Let every block that runs inside compute in this precision, a key of :data:`PRECISIONS`."""
+    """Let every block that runs inside compute in this precision, a key of `PRECISIONS`."""
     global _latest, _users
     wanted = PRECISIONS[precision]
     with _mutex:

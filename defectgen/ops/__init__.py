@@ -1,7 +1,7 @@
 """Operators: one file per op, the public function above its plain PyTorch reference.
 
 Every op is a function of tensors only, differentiable to second order, and works on any device
-and floating dtype. Native kernels stand behind the same public functions; :func:`use_kernels` and
+and floating dtype. Native kernels stand behind the same public functions; `use_kernels` and
 the environment variable DEFECTGEN_KERNELS choose between them and plain PyTorch.
 """
 

@@ -49,7 +49,7 @@ _answers: dict[tuple[str, str], bool] = {}
 
 
 def mode() -> str:
-    """The mode in force: that of :func:`use_kernels`, else of DEFECTGEN_KERNELS, else "auto".
+    """The mode in force: that of `use_kernels`, else of DEFECTGEN_KERNELS, else "auto".
 
     Raises:
         ConfigError: DEFECTGEN_KERNELS holds something else.
@@ -95,7 +95,7 @@ def chosen(op: str, x: Tensor) -> bool:
     """Whether the native kernel of this op shall work on this tensor.
 
     Args:
-        op: name of the op, as in :data:`TABLE`.
+        op: name of the op, as in `TABLE`.
         x: its features; device type and dtype decide.
 
     Raises:
@@ -120,7 +120,7 @@ def multiplies_bf16() -> str | None:
 
 @cache
 def processor() -> str:
-    """Kind of CPU: that of :func:`multiplies_bf16`, or PyTorch's name of its vectors, as "AVX2"."""
+    """Kind of CPU: that of `multiplies_bf16`, or PyTorch's name of its vectors, as "AVX2"."""
     return multiplies_bf16() or torch.backends.cpu.get_cpu_capability()
 
 

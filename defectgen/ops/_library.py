@@ -52,7 +52,7 @@ def differentiate(
     """Give an op its formula of gradients.
 
     Args:
-        op: from :func:`define`.
+        op: from `define`.
         backward: (ctx, *gradients of the outputs or None) -> one gradient or None per input.
         setup: (ctx, inputs, output) -> None, keeps what ``backward`` needs.
 

@@ -23,7 +23,7 @@ def demodulation(energies: Tensor, styles: Tensor) -> Tensor:
     """d_no = 1 / sqrt(sum_ikk (weight_oikk * styles_ni)^2 + 1e-8), (N, O) float32 or float64.
 
     Args:
-        energies: (O, I), see :func:`energy`.
+        energies: (O, I), see `energy`.
         styles: (N, I).
 
     Source: StyleGAN2, equation 3.
@@ -49,8 +49,8 @@ def modulated_conv2d(
         x: (N, I, H, W) floating tensor.
         weight: (O, I, K, K), K odd.
         styles: (N, I), one factor per sample and input channel.
-        demodulate: multiply output channel o by d_no of :func:`demodulation`; a caller that fuses
-            that factor into :func:`~defectgen.ops.bias_act.bias_act` passes False.
+        demodulate: multiply output channel o by d_no of `demodulation`; a caller that fuses
+            that factor into `bias_act` passes False.
         up: 1 or 2.
 
     Returns:
@@ -100,7 +100,7 @@ def _reference(x: Tensor, weight: Tensor, styles: Tensor, up: int) -> Tensor:
 
 
 def kernel_for(weight: Tensor, dtype: torch.dtype, up: int) -> Tensor:
-    """The weights (O, I, K, K) as :func:`convolve` wants them."""
+    """The weights (O, I, K, K) as `convolve` wants them."""
     if up == 2:
         # A transposed convolution with this kernel equals zero insertion followed by the ordinary
         # convolution with the kernel turned by 180 degrees; turning it here keeps both one map.
@@ -120,7 +120,7 @@ def convolve(x: Tensor, kernel: Tensor, up: int) -> Tensor:
 
 
 def up_padding(weight: Tensor) -> tuple[int, int, int, int]:
-    """Pads of the low-pass after :func:`convolve`, so that 2H rows and columns come out."""
+    """Pads of the low-pass after `convolve`, so that 2H rows and columns come out."""
     # 2H - 1 + K rows go in, the low-pass takes 3 of them.
     total = 4 - weight.shape[2]
     before = (total + 2) // 2

@@ -191,8 +191,8 @@ def upfirdn2d_bias_act(
     """bias_act(upfirdn2d(x)) * post in one pass over memory, without gradients.
 
     The end of an up-convolution: filter, demodulation, noise, bias, activation, and with ``post``
-    the modulation of the next layer. Arguments as in :func:`upfirdn2d` and
-    :func:`~defectgen.ops.bias_act.bias_act`; shapes are those that the layers give.
+    the modulation of the next layer. Arguments as in `upfirdn2d` and
+    `bias_act`; shapes are those that the layers give.
     """
     end = (*(small(t, x) for t in (scale, noise, bias, post)), SLOPES[act], GAINS[act])
     limit = -1.0 if clamp is None else clamp

@@ -115,7 +115,7 @@ class TrainState:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take everything over from :meth:`state_dict`.
+        """Take everything over from `state_dict`.
 
         Raises:
             WeightsError: if version, configuration or names differ.
@@ -158,7 +158,7 @@ class TrainState:
         self.best_score, self.best = state["best_score"], _clone(state["best"])
 
     def snapshot(self) -> dict[str, Any]:
-        """Return a deep copy of :meth:`state_dict`, to come back to."""
+        """Return a deep copy of `state_dict`, to come back to."""
         copy: dict[str, Any] = _clone(self.state_dict())
         return copy
 
