@@ -70,7 +70,7 @@ def _add_backbone(commands: Any) -> None:
         metavar="POLICY",
         help="auto (default), none, safe or bgc",
     )
-    _add_training(parser, "weights folder to write")
+    _add_training(parser, "default: 36 below 128 px, 500 from there up")
 
 
 def _add_fit(commands: Any) -> None:
@@ -103,14 +103,14 @@ def _add_fit(commands: Any) -> None:
         metavar="PIXELS",
         help="where the branch begins; larger for smaller defects (default: a quarter)",
     )
-    _add_training(parser, "weights folder to write")
+    _add_training(parser, "default: 8 below 128 px, 200 from there up")
 
 
-def _add_training(parser: argparse.ArgumentParser, out: str) -> None:
-    parser.add_argument("--out", required=True, metavar="DIR", help=out)
+def _add_training(parser: argparse.ArgumentParser, kimg: str) -> None:
+    parser.add_argument("--out", required=True, metavar="DIR", help="weights folder to write")
     parser.add_argument("--preset", choices=("dfmgan",), help="the published recipe")
-    parser.add_argument("--kimg", type=float, help="thousands of training images")
-    parser.add_argument("--batch-size", type=int, metavar="N")
+    parser.add_argument("--kimg", type=float, help=f"thousands of training images ({kimg})")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="images per step (default: 16)")
     _add_precision(parser)
     parser.add_argument(
         "--run-dir", metavar="DIR", help="history, sheets, resume file (default: OUT.run)"

@@ -14,7 +14,7 @@ from defectgen import backbone_fit as steps
 from defectgen.augment.policy import POLICIES, AugmentPolicy
 from defectgen.augment.symmetry import with_symmetries
 from defectgen.backbone_files import StoredBackbone
-from defectgen.checks import check_channels, check_range, check_resolution
+from defectgen.checks import check_channels, check_range, check_resolution, check_room
 from defectgen.config import (
     backbone_config,
     backbone_training,
@@ -236,9 +236,11 @@ class Backbone(StoredBackbone, Parameters, nn.Module):
 
         Raises:
             NotFittedError: before ``fit``.
+            ConfigError: an argument is outside its rule, or n images do not fit into memory.
         """
         network = self.fitted()
         check_range("n", n, low=0, integer=True)
+        check_room(n, network.config.channels * network.config.resolution**2 * 4, "draw fewer")
         check_range("truncation_psi", truncation_psi, low=0.0, high=2.0)
         seeds = sample_seeds(n, given_seed(seed))
         return draw_good(network, seeds, truncation_psi, self.precision)

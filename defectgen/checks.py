@@ -91,6 +91,8 @@ def check_path(name: str, value: object) -> Path:
             f"{name}: must be a text or a path; got {value!r} of type {type(value).__name__}; "
             "pass the name of a folder"
         )
+    if value == "":
+        raise ConfigError(f"{name}: must name a folder; got ''; pass its name, or '.'")
     return Path(value)
 
 
@@ -119,6 +121,24 @@ def check_channels(value: object, name: str = "channels") -> None:
     check_range(name, value, low=1, high=3, integer=True)
     if value == 2:
         raise ConfigError(f"{name}: must be 1 or 3; got 2; pass 3 for RGB or 1 for grayscale")
+
+
+def check_room(n: object, each: int, advice: str) -> None:
+    """Check that n images fit into the memory of the machine, if the system tells its size.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    try:
+        room = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):  # Windows has no such question
+        return
+    total = int(n) * each  # type: ignore[call-overload]  # check_range proved it
+    if total > room:
+        raise ConfigError(
+            f"n: as many as fit into memory; got {n}, which take {total / 1e9:.0f} GB of the "
+            f"{room / 1e9:.0f} there are; {advice}"
+        )
 
 
 def _bounds(low: float | None, high: float | None) -> str:

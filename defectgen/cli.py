@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from defectgen.arguments import command_line, run_folder
-from defectgen.console import messages_on_stderr
+from defectgen.console import disk_text, messages_on_stderr
 from defectgen.errors import ConfigError, DefectGenError
 from defectgen.files import RESUME_NAME, check_fillable, check_writable, run_beside
 
@@ -36,8 +36,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             command(arguments)
         except ConfigError as error:
             return _fail(f"defectgen: {error}", WRONG)
-        except (DefectGenError, OSError) as error:
+        except DefectGenError as error:
             return _fail(f"defectgen: {error}", FAILED)
+        except OSError as error:
+            more = f"; {_how_to_go_on(arguments)}" if getattr(arguments, "began", False) else ""
+            return _fail(f"defectgen: {disk_text(error)}{more}", FAILED)
         except KeyboardInterrupt:
             return _fail(f"defectgen: interrupted; {_how_to_go_on(arguments)}", INTERRUPTED)
     return OK
@@ -103,6 +106,7 @@ def _sample(arguments: argparse.Namespace) -> None:
     from tqdm.auto import tqdm
 
     from defectgen.adapter import synthesizer_tensors
+    from defectgen.checks import check_range
     from defectgen.networks.precision import resolve_precision
     from defectgen.rng import fresh_seed
     from defectgen.synthesizer import DefectSynthesizer
@@ -114,7 +118,8 @@ def _sample(arguments: argparse.Namespace) -> None:
             f"--defect: belongs to --format mvtec; got {arguments.defect!r} with --format "
             f"{arguments.format}; leave it out, or add --format mvtec"
         )
-    check_empty(Path(arguments.out))
+    check_range("-n", arguments.n, low=1, integer=True)
+    check_empty(Path(arguments.out), "--out")
     check_fillable(arguments.out, "--out")
     synth = DefectSynthesizer.from_pretrained(
         arguments.model, revision=arguments.revision, device=arguments.device
@@ -143,7 +148,7 @@ def _sample(arguments: argparse.Namespace) -> None:
         arguments.out,
         metadata=metadata,
         layout=arguments.format,
-        defect=arguments.defect or DEFECT,
+        defect=DEFECT if arguments.defect is None else arguments.defect,
     )
     _show(f"{count} samples from seed {seed}: {arguments.out}")
 

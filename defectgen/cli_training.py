@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from defectgen.arguments import run_folder
+from defectgen.console import disk_text
 from defectgen.errors import ConfigError, DefectGenError
 from defectgen.files import FOLDER_MARK, RESUME_NAME, check_replaceable, check_writable
 
@@ -57,10 +58,14 @@ def _run_kept(arguments: argparse.Namespace) -> Iterator[None]:
     try:
         yield
     except (DefectGenError, OSError) as error:
-        raise DefectGenError(
-            f"{error}; {run_folder(arguments)} holds the trained run: name it with --run-dir, and "
-            "give --resume and another --out"
-        ) from error
+        text = disk_text(error) if isinstance(error, OSError) else str(error)
+        run_dir = run_folder(arguments)
+        if (run_dir / RESUME_NAME).is_file():
+            text += (
+                f"; {run_dir} holds the trained run: name it with --run-dir, and give --resume "
+                "and another --out"
+            )
+        raise DefectGenError(text) from error
 
 
 def _starting_point(arguments: argparse.Namespace) -> DefectSynthesizer:

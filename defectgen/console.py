@@ -1,7 +1,8 @@
-"""Log lines and warnings of a command, one line each on stderr."""
+"""What a command says on stderr: log lines and warnings, one line each, and errors of the disk."""
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
 import warnings
@@ -10,6 +11,22 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from defectgen.errors import DefectGenWarning
+
+#: What helps against what a file system says.
+_ADVICE = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EACCES: "choose a place that is yours to use",
+    errno.EPERM: "choose a place that is yours to use",
+    errno.EROFS: "choose a place that can be written to",
+}
+
+
+def disk_text(error: OSError) -> str:
+    """One sentence about what a file system refused."""
+    place = "" if error.filename is None else f" at {str(error.filename)!r}"
+    advice = _ADVICE.get(error.errno or 0, "check the disk and the path")
+    return f"disk: must do what it is asked for; got {error.strerror or error}{place}; {advice}"
 
 
 class _Printer(logging.Handler):

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from defectgen.checks import check_path, check_range
 from defectgen.config import check_preset
+from defectgen.data.sources import pictures
 from defectgen.errors import ConfigError, WeightsError
 from defectgen.files import RESUME_NAME, check_fillable
+from defectgen.locks import held
 from defectgen.memory import kept_memory
 from defectgen.messages import say
 from defectgen.networks.precision import check_precision, resolve_precision
@@ -26,6 +28,7 @@ from defectgen.training.callbacks import (
     Progress,
     RunFolder,
     TensorBoard,
+    has_run,
     put_aside,
     tensorboard_available,
 )
@@ -50,6 +53,16 @@ class Parameters:
     def _parameter_names(cls) -> list[str]:
         names = inspect.signature(cls.__init__).parameters
         return [name for name in names if name != "self"]
+
+    def __repr__(self) -> str:
+        defaults = inspect.signature(type(self).__init__).parameters
+        given = {
+            name: value
+            for name, value in self.get_params().items()
+            if value is not defaults[name].default and value != defaults[name].default
+        }
+        shown = ", ".join(f"{name}={value!r}" for name, value in given.items())
+        return f"{type(self).__name__}({shown})"
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return the constructor's arguments as they were given."""
@@ -106,6 +119,13 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
             f"device: one that this torch can use; got {device!r} without a usable GPU; "
             "use cpu, or install a CUDA build of torch."
         )
+    try:  # whatever else is wrong with it: no such backend, no such number, no memory behind it
+        torch.zeros(1, device=found).cpu()
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ConfigError(
+            f"device: one that this torch can use; got {device!r} ({reason}); use cpu."
+        ) from error
     return found
 
 
@@ -148,9 +168,25 @@ class Run:
         """Train from where ``resumed`` ended, or from the beginning.
 
         Raises:
+            ConfigError: another process is writing to ``run_dir``.
             TrainingError: see `defectgen.training.loop.run`.
             WeightsError: if ``resumed`` belongs to other data, weights or numbers.
         """
+        if self.run_dir is None:
+            self._train(state, batches, phases, resumed)
+            return
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        with held(self.run_dir, "run_dir"):
+            self._train(state, batches, phases, resumed)
+
+    def _train(
+        self,
+        state: TrainState,
+        batches: Callable[[int], Batch],
+        phases: list[Phase],
+        resumed: dict[str, Any] | None,
+    ) -> None:
+        """`execute`, where nobody else writes to the run folder."""
         if resumed is not None:
             self._check_identity(resumed)
             state.load_state_dict(resumed["state"])
@@ -243,10 +279,17 @@ def as_folder(run_dir: str | os.PathLike[str] | None) -> Path | None:
     """``run_dir`` as a path.
 
     Raises:
-        ConfigError: if it is none, or cannot be written to.
+        ConfigError: if it is none, holds photos and no run, or cannot be written to.
     """
     if run_dir is None:
         return None
     folder = check_path("run_dir", run_dir)
     check_fillable(folder, "run_dir")
+    # Contact sheets among photos would be photos at the next fit.
+    photos = pictures(folder) if folder.is_dir() and not has_run(folder) else []
+    if photos:
+        raise ConfigError(
+            f"run_dir: must be a folder without photos; got {str(folder)!r} with "
+            f"{photos[0].name}; choose another folder, which is made"
+        )
     return folder

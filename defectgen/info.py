@@ -49,6 +49,10 @@ def describe(name: str | os.PathLike[str], *, revision: str | None = None) -> li
 
 def _kind(root: Path) -> str:
     """The kind that the folder says it is; "backbone" where it says nothing, which then fails."""
+    if not root.is_dir():
+        raise WeightsError(
+            f"folder: must be an existing weights folder; got {str(root)!r}; check the path"
+        )
     try:
         kind = json.loads(read_text(root / FOLDER_MARK, _MAX_BYTES))["kind"]
     except OSError as error:

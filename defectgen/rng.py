@@ -37,8 +37,10 @@ def generator(seed: int, *stream: str | int) -> torch.Generator:
     return result
 
 
-def sample_seeds(n: int, seed: int) -> tuple[int, ...]:
-    """Seeds of n samples: the first k are the same for every n >= k."""
+def sample_seeds(n: int, seed: int) -> Sequence[int]:
+    """Seeds of n samples: the first k are the same for every n >= k; a range takes no memory."""
+    if seed + n <= SEED_LIMIT:
+        return range(seed, seed + n)
     return tuple((seed + index) % SEED_LIMIT for index in range(n))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import cast
@@ -34,7 +34,7 @@ def to_unit(images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def draw_good(
-    network: Generator, seeds: tuple[int, ...], psi: float, precision: str | None = None
+    network: Generator, seeds: Sequence[int], psi: float, precision: str | None = None
 ) -> Tensor:
     """Good parts of these seeds, float32 (n, C, R, R) in [0, 1], on the CPU.
 
@@ -57,7 +57,7 @@ def draw_good(
 def draw_defects(
     network: Generator,
     branch: DefectBranch,
-    seeds: tuple[int, ...],
+    seeds: Sequence[int],
     psi: float,
     *,
     normals: bool,
@@ -94,7 +94,7 @@ def draw_defects(
 def iter_defects(
     network: Generator,
     branch: DefectBranch,
-    seeds: tuple[int, ...],
+    seeds: Sequence[int],
     psi: float,
     *,
     normals: bool,
@@ -104,11 +104,11 @@ def iter_defects(
     """All batches of these seeds; what they share is computed once and kept until the last."""
     # Here and not at the first batch, so that a wrong name is told where it was given.
     precision = resolve_precision(precision, network.mapping.w_avg.device)
-    parts = [seeds[first : first + batch_size] for first in range(0, len(seeds), batch_size)]
+    firsts = range(0, len(seeds), batch_size)
 
     def draw() -> Iterator[DefectBatch]:
         with kept_memory(), constant_weights(network, branch):
-            for some in parts:
+            for some in (seeds[first : first + batch_size] for first in firsts):
                 # Not around the yield: whoever takes the batch computes as he likes.
                 with in_precision(precision):
                     batch = draw_defects(network, branch, some, psi, normals=normals)

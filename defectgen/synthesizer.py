@@ -11,7 +11,7 @@ from torch import Tensor
 
 from defectgen.backbone import Backbone
 from defectgen.batch import DefectBatch
-from defectgen.checks import check_range
+from defectgen.checks import check_range, check_room
 from defectgen.config import defect_training
 from defectgen.data.images import load_pairs
 from defectgen.data.sources import ImageSource
@@ -215,8 +215,12 @@ class DefectSynthesizer(Evaluated, StoredSynthesizer, Parameters):
 
         Raises:
             NotFittedError: before ``fit``.
-            ConfigError: for an argument outside its rule.
+            ConfigError: for an argument outside its rule, or if n images do not fit into memory.
         """
+        shape = self._fitted()[0].config
+        check_range("n", n, low=0, integer=True)
+        each = shape.channels * shape.resolution**2 * (8 if return_normals else 4)
+        check_room(n, each, "take them from iter_samples, batch by batch")
         parts = list(
             self.iter_samples(
                 n,

@@ -151,14 +151,14 @@ def _check_defect(defect: str) -> None:
         )
 
 
-def check_empty(root: Path) -> None:
+def check_empty(root: Path, name: str = "folder") -> None:
     """Raise ConfigError unless a folder is new or empty."""
     if root.exists() and not root.is_dir():
         raise ConfigError(
-            f"folder: must name a folder; got the file {str(root)!r}; choose another name"
+            f"{name}: must name a folder; got the file {str(root)!r}; choose another name"
         )
     if root.is_dir() and any(root.iterdir()):
         raise ConfigError(
-            f"folder: must be new or empty; got {str(root)!r} with content; choose another name, "
+            f"{name}: must be new or empty; got {str(root)!r} with content; choose another name, "
             "or empty it"
         )

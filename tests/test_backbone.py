@@ -23,6 +23,7 @@ from defectgen import (
 )
 from defectgen.augment.policy import POLICIES
 from defectgen.config import BackboneConfig, TrainConfig
+from defectgen.locks import held
 from defectgen.rng import SampleNoise, latents, sample_seeds
 
 #: Two iterations of four images.
@@ -379,6 +380,20 @@ def test_run_dir_holds_history_sheets_and_resume_file(product, tiny, tmp_path):
     assert_run_folder(tmp_path / "run", backbone.history_)
 
 
+@pytest.mark.parametrize("given", [{"seed": 3}, {"kimg": 2.0, "augment": "safe"}, {}], ids=str)
+def test_repr_names_what_was_given(given):
+    shown = ", ".join(f"{name}={value!r}" for name, value in given.items())
+    assert sorted(repr(Backbone(**given))[9:-1].split(", ")) == sorted(shown.split(", "))
+
+
+def test_more_images_than_fit_into_memory_are_refused(fitted_backbone):
+    with pytest.raises(
+        ConfigError, match="^n: as many as fit into memory; got 1000000000000, "
+    ) as e:
+        fitted_backbone.sample(10**12)
+    assert one_sentence(e)
+
+
 # -- resuming ---
 
 
@@ -425,6 +440,25 @@ def test_resume_without_a_run_begins_one(product, tiny, tmp_path):
     numbers = {**SHORT, "run_dir": tmp_path / "new"}
     begun = Backbone(32, **numbers).fit(product(6), resume=True)
     assert equal_weights(begun, Backbone(32, **SHORT).fit(product(6)))
+
+
+def test_photos_are_no_run_folder(product, tmp_path):
+    (tmp_path / "7.JPG").write_bytes(b"a photo")
+    with pytest.raises(ConfigError, match=r"^run_dir: must be a folder without photos; .* 7\.JPG"):
+        Backbone(32, **SHORT, run_dir=tmp_path).fit(product(6))
+    assert [path.name for path in tmp_path.iterdir()] == ["7.JPG"]
+
+
+def test_a_run_folder_belongs_to_one_run_at_a_time(finished, product):
+    before = content(finished["run_dir"])
+    with (
+        held(finished["run_dir"], "x"),
+        pytest.raises(ConfigError, match="^run_dir: a folder that no other run is using") as error,
+    ):
+        Backbone(32, **finished).fit(product(6))
+    assert one_sentence(error)
+    assert content(finished["run_dir"]) == before
+    Backbone(32, **finished).fit(product(6))
 
 
 def test_a_damaged_resume_file_is_refused(finished, product):
@@ -483,9 +517,9 @@ def content(folder):
 def test_a_run_that_is_not_resumed_is_put_aside_whole(tmp_path, product, tiny, capsys):
     first = Backbone(32, augment="safe", run_dir=tmp_path, **{**SHORT, "verbose": 1})
     mine = {"notes.txt": b"mine", "sheet_000.png": b"a photo of a sheet"}
-    for name, text in mine.items():
-        (tmp_path / name).write_bytes(text)
+    (tmp_path / "notes.txt").write_bytes(b"mine")
     first.fit(product(8))
+    (tmp_path / "sheet_000.png").write_bytes(b"a photo of a sheet")
     assert "now lies in" not in capsys.readouterr().err
     (tmp_path / "sheet_00009.00kimg.png").write_bytes(b"of the first run")
     before = {name: text for name, text in content(tmp_path).items() if name not in mine}
@@ -518,6 +552,9 @@ def test_a_start_that_came_to_nothing_puts_nothing_aside(tmp_path, product, tiny
         ({"seed": -1}, "^seed: "),
         ({"device": "gpu"}, "^device: "),
         ({"verbose": "loud"}, "^verbose: must be an integer"),
+        ({"device": "meta"}, r"^device: one that this torch can use; got 'meta' \(.+\); use cpu"),
+        ({"device": "mps"}, r"^device: one that this torch can use; got 'mps' \(.+\); use cpu"),
+        ({"run_dir": ""}, "^run_dir: must name a folder; got ''"),
         ({"run_dir": 3}, "^run_dir: must be a text or a path; got 3 of type int"),
         ({"run_dir": "/dev/null"}, "^run_dir: "),
         ({"run_dir": "/dev/null/x"}, "^run_dir: "),

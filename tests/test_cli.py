@@ -137,7 +137,8 @@ def test_a_result_that_cannot_be_saved_is_not_lost(photos, tmp_path, capsys, mon
         patch.setattr(defectgen.Backbone, "save_pretrained", full)
         assert run(*good, "--out", tmp_path / "x") == 1
     error = capsys.readouterr().err
-    assert f"No space left on device; {tmp_path / 'x.run'} holds the trained run" in error
+    said = f"No space left on device; free some space; {tmp_path / 'x.run'} holds the trained run"
+    assert said in error
     more = ("--run-dir", tmp_path / "x.run", "--resume", "--out", tmp_path / "y")
     assert run(*good, *more) == 0
     assert (tmp_path / "y" / "config.json").is_file()
@@ -323,7 +324,7 @@ def test_force_without_build_is_refused(workshop, capsys):
 def test_sampling_into_a_full_folder_is_refused(models, tmp_path, capsys):
     (tmp_path / "mine.txt").write_text("mine")
     assert run("sample", models / "scratch", "-n", 1, "--out", tmp_path) == 2
-    assert "folder: must be new or empty" in capsys.readouterr().err
+    assert "--out: must be new or empty" in capsys.readouterr().err
 
 
 def test_an_empty_folder_is_filled_whatever_its_parent_allows(models, tmp_path, monkeypatch):
@@ -341,6 +342,30 @@ def test_an_empty_folder_is_filled_whatever_its_parent_allows(models, tmp_path, 
     monkeypatch.setattr(Path, "mkdir", lambda p, *a, **k: None if p == out else kept(p, *a, **k))
     assert run("sample", models / "scratch", "-n", 1, "--out", out) == 0
     assert (out / "metadata.jsonl").is_file()
+
+
+def test_a_full_disk_while_sampling_says_what_is_left(models, tmp_path, capsys, monkeypatch):
+    import defectgen.writer as module
+
+    def full(pixels, path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "_save", full)
+    assert run("sample", models / "scratch", "-n", 1, "--out", tmp_path / "x") == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
+    assert "No space left on device; free some space; " in line
+    assert f"{tmp_path / 'x'} holds a set that is not complete" in line
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [(("-n", 0), "-n: must be an integer of at least 1"), (("-n", 1, "--format", "mvtec",
+      "--defect", ""), "defect: must be letters")],
+    ids=str,
+)  # fmt: skip
+def test_a_set_of_nothing_or_without_a_name_is_refused(models, tmp_path, capsys, more, said):
+    assert run("sample", models / "scratch", "--out", tmp_path / "x", *more) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_a_name_of_a_defect_belongs_to_mvtec(models, tmp_path, capsys):
@@ -403,7 +428,8 @@ def test_a_broken_pipe_of_another_kind_is_told(monkeypatch, capsys):
         raise BrokenPipeError(32, "Broken pipe")
 
     assert patched(monkeypatch, action) == 1
-    assert capsys.readouterr().err == "defectgen: [Errno 32] Broken pipe\n"
+    said = "defectgen: disk: must do what it is asked for; got Broken pipe; "
+    assert capsys.readouterr().err == f"{said}check the disk and the path\n"
 
 
 def test_a_program_without_a_console_has_no_output_to_end(monkeypatch):
@@ -488,12 +514,23 @@ def test_logging_and_warnings_are_as_before_afterwards(monkeypatch):
     assert (list(logger.handlers), logger.level, warnings.showwarning) == before
 
 
-def test_a_full_disk_is_one_sentence(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(28, "No space left on device"), "No space left on device; free some space"),
+        (OSError(30, "Read-only file system", "a/b"), "Read-only file system at 'a/b'; choose a"),
+        (OSError("odd"), "odd; check the disk"),
+    ],
+    ids=str,
+)
+def test_what_a_disk_refuses_is_one_sentence(monkeypatch, capsys, error, said):
     def action():
-        raise OSError(28, "No space left on device")
+        raise error
 
     assert patched(monkeypatch, action) == 1
-    assert capsys.readouterr().err == "defectgen: [Errno 28] No space left on device\n"
+    found = capsys.readouterr().err
+    assert found.startswith(f"defectgen: disk: must do what it is asked for; got {said}")
+    assert found.count("\n") == 1
 
 
 def test_a_bug_is_not_hidden(monkeypatch):

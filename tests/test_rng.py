@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 
 import numpy as np
 import pytest
@@ -67,10 +68,12 @@ def test_fresh_seeds_differ_and_fit_in_31_bits():
 
 
 def test_sample_seeds_of_few_are_the_first_of_many():
-    assert sample_seeds(3, 10) == (10, 11, 12)
+    assert tuple(sample_seeds(3, 10)) == (10, 11, 12)
     assert sample_seeds(5, 10)[:3] == sample_seeds(3, 10)
-    assert sample_seeds(0, 10) == ()
-    assert sample_seeds(3, SEED_LIMIT - 1) == (SEED_LIMIT - 1, 0, 1)
+    assert tuple(sample_seeds(0, 10)) == ()
+    assert tuple(sample_seeds(3, SEED_LIMIT - 1)) == (SEED_LIMIT - 1, 0, 1)
+    assert tuple(sample_seeds(2, SEED_LIMIT - 2)) == (SEED_LIMIT - 2, SEED_LIMIT - 1)
+    assert sys.getsizeof(sample_seeds(10**12, 10)) < 100
 
 
 def test_latents_depend_on_their_own_seed_and_stream_only():

@@ -206,3 +206,12 @@ def test_gates_of_the_default_preset_lie_in_the_final_mask(fitted_synth, passes)
         large = torch.nn.functional.interpolate(gate.float(), 32) > 0
         assert gate.any(), resolution
         assert not (large & ~masks).any(), resolution
+
+
+def test_more_than_fits_into_memory_is_refused_and_drawn_in_batches(fitted_synth):
+    with pytest.raises(ConfigError, match="^n: as many as fit into memory; got 10{12}, ") as error:
+        fitted_synth.sample(10**12)
+    assert one_sentence(error)
+    assert "iter_samples" in str(error.value)
+    batch = next(fitted_synth.iter_samples(10**12, seed=5, batch_size=2))
+    assert batch.seeds == (5, 6)

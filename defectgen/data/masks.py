@@ -97,7 +97,8 @@ def resize_mask(mask: BoolArray, resolution: int) -> BoolArray:
         (R, R) bool.
     """
     if mask.shape == (resolution, resolution):
-        return mask
+        # A copy: what PIL gave may not be written to, and torch warns of that.
+        return np.array(mask, dtype=np.bool_)
     coverage = torch.from_numpy(_coverage(mask, resolution))  # (R, R) in [0, 1]
     touched = coverage > 0
     solid = coverage >= 0.5

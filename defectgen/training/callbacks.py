@@ -6,7 +6,8 @@ import json
 import re
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ class Progress:
                 unit="kimg",
                 desc=self.title,
                 disable=hidden,
-                bar_format="{desc} {percentage:3.0f}%|{bar}| {n:.2f}/{total:.1f} kimg "
+                bar_format="{desc} {percentage:3.0f}%|{bar}| {n:.2f}/{total:g} kimg "
                 "[{elapsed}<{remaining}, {rate_inv_fmt}{postfix}]",
             )
             return
@@ -71,7 +72,7 @@ class Progress:
             pace = (time.perf_counter() - self._began) / (state.images - self._first) * 1000
             left = pace * (self.kimg - state.images / 1000)
             say(
-                f"{self.title}: {self.kimg:.1f} kimg in all, {pace:.1f} s/kimg, about "
+                f"{self.title}: {self.kimg:g} kimg in all, {pace:.1f} s/kimg, about "
                 f"{left / 60:.1f} min left{self._proviso(state)}",
                 self.verbose,
             )
@@ -117,6 +118,7 @@ class RunFolder:
         draw: Callable[[Path], None],
     ) -> None:
         self.folder, self.save, self.draw = folder, save, draw
+        self._saved, self._told = True, False
         folder.mkdir(parents=True, exist_ok=True)
 
     def on_iteration(self, state: TrainState) -> None:
@@ -124,16 +126,49 @@ class RunFolder:
 
     def on_tick(self, state: TrainState) -> None:
         """History every tick, resume file and sheet every few."""
-        with atomic_file(self.folder / HISTORY_NAME) as path:
-            path.write_text("".join(json.dumps(record) + "\n" for record in state.history))
-        if len(state.history) % RESUME_TICKS == 0:
-            self.save(self.folder / RESUME_NAME, state)
-        if len(state.history) % SHEET_TICKS == 0:
-            self.draw(self.folder / f"sheet_{state.images / 1000:08.2f}kimg.png")
+        self._saved &= len(state.history) % RESUME_TICKS != 0
+        with self._goes_on():
+            with atomic_file(self.folder / HISTORY_NAME) as path:
+                path.write_text("".join(json.dumps(record) + "\n" for record in state.history))
+            if not self._saved and len(state.history) >= RESUME_TICKS:
+                self.save(self.folder / RESUME_NAME, state)
+                self._saved = True
+            if len(state.history) % SHEET_TICKS == 0:
+                self._sheet(state)
 
     def on_end(self, state: TrainState) -> None:
-        """The state as it is now: complete, or the last good one."""
-        self.save(self.folder / RESUME_NAME, state)
+        """The state as it is now: complete, with a last sheet, or the last good one."""
+        self._told = False
+        with self._goes_on():
+            self.save(self.folder / RESUME_NAME, state)
+            if state.images >= state.config.kimg * 1000:
+                self._sheet(state)
+
+    def _sheet(self, state: TrainState) -> None:
+        self.draw(self.folder / f"sheet_{state.images / 1000:08.2f}kimg.png")
+
+    @contextmanager
+    def _goes_on(self) -> Iterator[None]:
+        """A disk that is full or gone for a while costs a warning, not the training."""
+        try:
+            yield
+        except OSError as error:
+            if not self._told:
+                warnings.warn(
+                    f"run_dir: must take what is written; got {error.strerror or error} in "
+                    f"{str(self.folder)!r}; training goes on, and writing is tried again at the "
+                    "next record: free some space, or the run cannot be resumed.",
+                    TrainingWarning,
+                    stacklevel=6,
+                )
+            self._told = True
+        else:
+            self._told = False
+
+
+def has_run(folder: Path) -> bool:
+    """Whether a run has begun in this folder."""
+    return any((folder / name).is_file() for name in (HISTORY_NAME, RESUME_NAME))
 
 
 def put_aside(folder: Path) -> Path | None:

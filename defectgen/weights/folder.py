@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -58,6 +59,7 @@ def save_folder(
             taken or not plain; `folder` holds anything but weights.
         WeightsError: a tensor is not finite (once rounded) or of another type, there are more than
             4 GB, or a folder in `include` is incomplete. Nothing is written.
+        OSError: the file system refuses. Nothing is written.
     """
     include = include or {}
     stored = {name: storable(name, tensors[name], half) for name in sorted(tensors)}
@@ -71,7 +73,7 @@ def save_folder(
     text = _config_text(kind, digest, config)
     with atomic_folder(folder, foreign_content) as temporary:
         (temporary / FOLDER_MARK).write_text(text, encoding="utf-8")
-        safetensors.torch.save_file(stored, temporary / TENSOR_FILE)
+        _save_tensors(stored, temporary / TENSOR_FILE)
         # The writer keeps the file to its owner; weights are meant to be passed on.
         shutil.copymode(temporary / FOLDER_MARK, temporary / TENSOR_FILE)
         for name, source in include.items():
@@ -79,6 +81,18 @@ def save_folder(
             for part in (FOLDER_MARK, TENSOR_FILE):
                 shutil.copyfile(source / part, temporary / name / part)
     return digest
+
+
+def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write the file; what the system says about it is an OSError, as of any other file."""
+    try:
+        safetensors.torch.save_file(tensors, path)
+    except SafetensorError as error:
+        code = re.search(r"os error (\d+)", str(error))
+        if code is None:
+            raise
+        number = int(code[1])
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 def load_folder(

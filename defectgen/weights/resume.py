@@ -28,10 +28,18 @@ def save_resume(path: str | os.PathLike[str], payload: dict[str, Any]) -> None:
 
     Raises:
         WeightsError: the payload holds anything else. Nothing is written.
+        OSError: the file system refuses.
     """
     content = {_MARK: RESUME_VERSION, "payload": _plain(payload, "payload")}
-    with atomic_file(path) as temporary:
-        torch.save(content, temporary)
+    # An open file: of a path that cannot be written torch only says "unexpected pos".
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            # Its writer fails once more while it closes, and hides what the system said.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def load_resume(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -177,3 +177,14 @@ def test_real_masks_keep_about_their_area(data_dir: Path) -> None:
     ratio = small.masks.float().mean(dim=(1, 2, 3)) / large.masks.float().mean(dim=(1, 2, 3))
     assert len(large.images) == 17
     assert ((ratio > 0.9) & (ratio < 1.1)).all()
+
+
+def test_two_valued_pictures_of_the_size_itself_warn_of_nothing() -> None:
+    images = [noise(seed=i) for i in range(2)]
+    masks = [Image.fromarray(spot(at=4 * i)).convert("1") for i in range(2)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = load_pairs(images, masks, resolution=32, channels=3)
+        whole = load_pairs([noise(32)], [Image.fromarray(spot(32) > 0)], resolution=32, channels=3)
+    assert found.masks.any()
+    assert whole.masks.sum() == 64

@@ -118,7 +118,8 @@ def test_run_folder_holds_history_resume_file_and_sheets(
     assert len(lines) == 25
     assert (folder / "resume.pt").read_text() == "25 100"
     sheets = sorted(p.name for p in folder.glob("sheet_*.png"))
-    assert len(sheets) == 25 // SHEET_TICKS
+    assert len(sheets) == 25 // SHEET_TICKS + 1  # and one of what the run ended with
+    assert sheets[-1] == "sheet_00000.10kimg.png"
     assert f"{4 * SHEET_TICKS / 1000:.2f}kimg" in sheets[0]
     assert sorted(p.name for p in folder.iterdir()) == ["history.jsonl", "resume.pt", *sheets]
 
@@ -156,6 +157,61 @@ def test_interrupted_run_leaves_the_resume_file_of_the_last_tick(
     with pytest.raises(KeyboardInterrupt):
         run(state, batches, [linear_phase(state, before=stop)], callbacks, tick_images=8)
     assert (tmp_path / "resume.pt").read_text() == "2 8"
+
+
+def test_an_interrupted_run_draws_no_last_sheet(make_state, linear_phase, batches, tmp_path):
+    state = make_state()
+
+    def stop(loss):
+        if state.iteration == 3:
+            raise KeyboardInterrupt
+        return loss
+
+    callbacks = [run_folder(tmp_path)]
+    with pytest.raises(KeyboardInterrupt):
+        run(state, batches, [linear_phase(state, before=stop)], callbacks, tick_images=4)
+    assert list(tmp_path.glob("sheet_*")) == []
+
+
+@ALARMS
+def test_a_disk_that_is_full_for_a_while_costs_one_warning_and_no_training(
+    make_state, linear_phase, batches, tmp_path, recwarn
+):
+    state, tried = make_state(kimg=0.06), []  # 15 ticks
+
+    def save(path, state):
+        tried.append(state.iteration)
+        if state.iteration in (5, 6, 7):
+            raise OSError(28, "No space left on device")
+        path.write_text(f"{state.iteration} {state.images}")
+
+    callbacks = [RunFolder(tmp_path, save, lambda path: path.write_text("sheet"))]
+    run(state, batches, [linear_phase(state)], callbacks, tick_images=4)
+    assert tried == [5, 6, 7, 8, 10, 15, 15]
+    (warning,) = recwarn
+    assert warning.category is TrainingWarning
+    assert str(warning.message).startswith(
+        f"run_dir: must take what is written; got No space left on device in {str(tmp_path)!r}; "
+    )
+    assert (tmp_path / "resume.pt").read_text() == "15 60"
+    assert len((tmp_path / "history.jsonl").read_text().splitlines()) == 15
+
+
+@ALARMS
+def test_what_cannot_be_written_at_the_end_is_told_again(
+    make_state, linear_phase, batches, tmp_path, recwarn
+):
+    state = make_state(kimg=0.04)
+
+    def save(path, state):
+        raise OSError(5, "Input/output error")
+
+    callbacks = [RunFolder(tmp_path, save, lambda path: None)]
+    run(state, batches, [linear_phase(state)], callbacks, tick_images=4)
+    assert [str(w.message).partition(" in ")[0] for w in recwarn] == 2 * [
+        "run_dir: must take what is written; got Input/output error"
+    ]
+    assert state.images == 40
 
 
 # -- the bar ---

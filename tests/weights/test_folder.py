@@ -323,6 +323,14 @@ def test_a_writer_that_fails_halfway_leaves_the_old_folder_and_no_temporary(
 # --- refusals when loading: config.json -------------------------------------------------------
 
 
+def test_a_full_disk_is_told_as_such_and_the_old_folder_stays(tmp_path, saved, small_files):
+    before = {path.name: path.read_bytes() for path in saved.iterdir()}
+    with small_files(), pytest.raises(OSError, match="File too large"):
+        save_folder(saved, "backbone", {}, {"x": torch.zeros(10**6)})
+    assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
+    assert list(tmp_path.iterdir()) == [saved]
+
+
 def test_missing_folder(tmp_path):
     with pytest.raises(WeightsError, match="existing weights folder"):
         load_folder(tmp_path / "none", "backbone")

@@ -101,7 +101,7 @@ def test_a_writer_that_fails_halfway_leaves_the_old_file_and_no_temporary(saved,
     before = saved.read_bytes()
 
     def half_a_file(_, file):
-        file.write_bytes(b"half")
+        file.write(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr(torch, "save", half_a_file)
@@ -172,3 +172,11 @@ def test_another_version(saved, monkeypatch):
     monkeypatch.setattr(resume, "RESUME_VERSION", 2)
     with pytest.raises(WeightsError, match="version 1, not 2"):
         load_resume(saved)
+
+
+def test_a_full_disk_is_told_as_such_and_the_old_file_stays(saved, small_files):
+    before = saved.read_bytes()
+    with small_files(), pytest.raises(OSError, match="File too large"):
+        save_resume(saved, {"x": torch.zeros(10**6)})
+    assert saved.read_bytes() == before
+    assert os.listdir(saved.parent) == [saved.name]
