@@ -43,7 +43,7 @@ def add_defect_images(parser: argparse.ArgumentParser) -> None:
         "masks",
         metavar="MASKS",
         nargs="?",
-        help="of a folder of photos: folder of masks or of labels, paired by name, or a COCO file",
+        help="of a folder of photos: folder of masks or annotations, or a COCO file",
     )
     parser.add_argument(
         "--defect", metavar="NAME", help="type of defect to learn, where there are several"

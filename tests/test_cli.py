@@ -301,7 +301,7 @@ def test_photos_that_are_not_there_are_one_sentence(photos, models, tmp_path, ca
         "GOOD_IMAGES: must name a folder; got ",
         "DEFECT_IMGS: must name a folder; got ",
         "MASKS: must be given where none lie beside the images; got none for ",
-        "MASKS: must name a folder of masks or of labels, or a COCO file (.json); got ",
+        "MASKS: must name a folder of masks or annotations, or a COCO file (.json); got ",
         "--layout: belongs to a data set; got 'visa' with ",
     )
     for line, start in zip(lines, starts, strict=True):

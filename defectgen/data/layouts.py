@@ -88,8 +88,9 @@ def defect_pairs(
 
     Args:
         path: A data set or the folder of all its categories; or a folder of images.
-        masks: What tells the masks of a folder of images: a folder of pictures or of YOLO labels,
-            or a COCO file. None if `path` is a data set, or if they lie beside the images.
+        masks: What tells the masks of a folder of images: a folder of pictures, of YOLO labels or
+            of LabelMe files, or a COCO file. None if `path` is a data set, or if they lie beside
+            the images.
         defect: The type; needed where there are several.
         layout: As in `good_images`.
         category: As in `good_images`.
@@ -190,7 +191,7 @@ def _source(masks: str | os.PathLike[str]) -> Path:
         return source
     what = "another file" if source.exists() else "nothing"
     raise MaskError(
-        "masks: must name a folder of masks or of labels, or a COCO file (.json); "
+        "masks: must name a folder of masks or annotations, or a COCO file (.json); "
         f"got {str(source)!r}, which is {what}; check the path"
     )
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from defectgen.data.coco import read_coco
+from defectgen.data.labelme import is_labelme, json_files, read_labelme
 from defectgen.data.shapes import DrawnMask
 from defectgen.data.sources import pictures
 from defectgen.data.stems import match, split_beside
@@ -35,7 +37,8 @@ def add_types(survey: Survey, place: Path, source: Path, kind: str) -> None:
     Args:
         survey: Takes entries and problems.
         place: The folder of the images.
-        source: A folder of masks or of labels, or a COCO file; `place` for masks beside the images.
+        source: A folder of masks or of annotations, or a COCO file; `place` for those beside the
+            images.
         kind: The type of images in `place` itself, where nothing else tells it.
     """
     # As in MVTec AD: good images beside the types of defects are those of the test.
@@ -72,7 +75,8 @@ def add_pair(survey: Survey, images: Path, masks: Path, *, typed: bool = False) 
 
 def masks_beside(folder: Path) -> bool:
     """Whether masks of any kind lie among the images of a folder."""
-    return bool(split_beside(pictures(folder))[1] or label_files(folder))
+    images, masks = split_beside(pictures(folder))
+    return bool(masks or label_files(folder) or _of_labelme(folder, images))
 
 
 def _add_groups(survey: Survey, groups: Sequence[_Group], place: Path, source: Path) -> None:
@@ -85,6 +89,8 @@ def _add_groups(survey: Survey, groups: Sequence[_Group], place: Path, source: P
         _add_yolo(survey, groups, source)
     elif source.resolve() == place.resolve():
         _add_beside(survey, groups)
+    elif _only_labelme(groups, source):
+        _add_labels(survey, groups, source, partial(read_labelme, survey))
     else:
         _add_pictures(survey, groups, source)
 
@@ -108,7 +114,19 @@ def _coco_file(source: Path) -> Path | None:
     # A file of other notes may lie among the images.
     files = sorted(path for path in source.glob("*.json") if not path.name.startswith("."))
     alone = len(files) == 1 and not pictures(source) and not subfolders(source)
-    return files[0] if alone else None
+    return files[0] if alone and not is_labelme(files[0]) else None
+
+
+def _of_labelme(folder: Path, images: Sequence[Path]) -> bool:
+    # What is in the files is looked at later, and told.
+    stems = {image.stem for image in images}
+    return any(path.stem in stems for path in json_files(folder))
+
+
+def _only_labelme(groups: Sequence[_Group], source: Path) -> bool:
+    images = [image for group in groups for image in group.images]
+    parts = (source, *subfolders(source))
+    return any(_of_labelme(part, images) for part in parts) and not any(map(pictures, parts))
 
 
 def _add(survey: Survey, kind: str, pairs: Sequence[tuple[Path, Path]]) -> None:
@@ -118,7 +136,11 @@ def _add(survey: Survey, kind: str, pairs: Sequence[tuple[Path, Path]]) -> None:
 def _add_beside(survey: Survey, groups: Sequence[_Group]) -> None:
     for group in groups:
         images, masks = split_beside(group.images)
-        _add(survey, group.kind, match(survey, images, masks))
+        folder = group.images[0].parent
+        if not masks and _of_labelme(folder, images):
+            _add_drawn(survey, [group], read_labelme(survey, folder, images))
+        else:
+            _add(survey, group.kind, match(survey, images, masks))
 
 
 def _add_pictures(survey: Survey, groups: Sequence[_Group], source: Path) -> None:
@@ -143,14 +165,27 @@ def _add_pictures(survey: Survey, groups: Sequence[_Group], source: Path) -> Non
 
 def _add_yolo(survey: Survey, groups: Sequence[_Group], source: Path) -> None:
     names = class_names(survey, [source, source.parent, survey.folder])
+
+    def read(folder: Path, images: Sequence[Path]) -> Drawn:
+        return read_yolo(survey, folder, images, names)
+
+    _add_labels(survey, groups, source, read)
+
+
+def _add_labels(
+    survey: Survey,
+    groups: Sequence[_Group],
+    source: Path,
+    read: Callable[[Path, Sequence[Path]], Drawn],
+) -> None:
+    """Add what one file for each image tells, in the folder of its type or in one for all."""
     shared = [group for group in groups if not (group.typed and (source / group.kind).is_dir())]
     for group in groups:
         if group not in shared:
-            found = read_yolo(survey, source / group.kind, group.images, names)
-            _add_drawn(survey, [group], found)
+            _add_drawn(survey, [group], read(source / group.kind, group.images))
     if shared:
         images = [image for group in shared for image in group.images]
-        _add_drawn(survey, shared, read_yolo(survey, source, images, names))
+        _add_drawn(survey, shared, read(source, images))
 
 
 def _add_drawn(
@@ -161,7 +196,7 @@ def _add_drawn(
     for group in groups:
         for image in group.images:
             if image not in drawn:
-                continue  # read_coco and read_yolo said why
+                continue  # who read the annotations said why
             kinds, mask = drawn[image]
             written = next(iter(kinds)) if len(kinds) == 1 else COMBINED
             survey.entries.append(

@@ -26,8 +26,9 @@ class Folder(DefectData):
     Good images lie in one folder. Defect images lie in another, directly or in one sub-folder for
     each type. Masks are pictures (`07.png`, `07_mask.png`, `mask_07.png`, also with -, "." or
     gt, label, seg), in a folder of their own, with the same sub-folders or without, or beside the
-    images; or one COCO file; or a folder of YOLO segmentation labels. Without sub-folders, COCO
-    and YOLO tell the type of each image: its category, or "combined" if it has several.
+    images; or one COCO file; or a folder of YOLO segmentation labels; or LabelMe files, in a
+    folder of their own or beside the images. Without sub-folders, these tell the type of each
+    image: its category, or "combined" if it has several.
 
     Args:
         root: The folder that holds all.
@@ -36,7 +37,7 @@ class Folder(DefectData):
         defects: Folder of defect images. None looks for defect, defects, defective, bad, ng,
             anomaly, anomalies, anomalous; then for pairs of folders such as scratch and
             scratch_masks, each a type; then for pictures in images, as `sample` writes them.
-        masks: Folder of masks or of labels, or a COCO file. None looks for mask, masks,
+        masks: Folder of masks or of annotations, or a COCO file. None looks for mask, masks,
             ground_truth, labels, annotations, annotations.json, in root and among the defects;
             then for masks beside the images.
         test_good: Folder of good images kept for tests. None looks for test_good, good_test. A
