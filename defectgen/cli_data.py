@@ -73,8 +73,9 @@ def _spoken(words: dict[str, str], place: str) -> Iterator[None]:
         yield
     except (ConfigError, ImageError, MaskError) as error:
         name, colon, rest = str(error).partition(": ")
-        name = {option: f"--{option}" for option in _OPTIONS}.get(name, name)
-        name = {"path": place, "masks": "MASKS"}.get(name, name)
+        if not rest.startswith("all must be usable"):  # or it is the name of a folder
+            name = {option: f"--{option}" for option in _OPTIONS}.get(name, name)
+            name = {"path": place, "masks": "MASKS"}.get(name, name)
         rest = rest.replace("in root;", f"in {place};").replace("check root", f"check {place}")
         raise type(error)(f"{name}{colon}{_in_words(rest, words)}") from error
 

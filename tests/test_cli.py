@@ -308,6 +308,15 @@ def test_photos_that_are_not_there_are_one_sentence(photos, models, tmp_path, ca
         assert line.startswith(f"defectgen: {start}")
 
 
+def test_folders_named_like_an_argument_keep_their_names(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("defect", "masks", "path"):
+        photo(tmp_path / name / "0.png", 0, (40, 60))
+        assert run("train-backbone", name, "--out", "out") == 1
+        error = capsys.readouterr().err
+        assert error.startswith(f"defectgen: {name}: all must be usable; got 1 bad of 1; ")
+
+
 def test_a_data_set_without_a_folder_of_good_images(tmp_path, capsys):
     (tmp_path / "photos").mkdir()
     assert run("train-backbone", tmp_path / "photos", "--out", tmp_path / "out") == 1

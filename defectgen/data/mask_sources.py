@@ -13,11 +13,10 @@ from defectgen.data.labelme import is_labelme, json_files, read_labelme
 from defectgen.data.shapes import DrawnMask
 from defectgen.data.sources import pictures
 from defectgen.data.stems import match, split_beside
-from defectgen.data.survey import Entry, Survey, subfolders
+from defectgen.data.survey import Entry, Survey, one_kind, subfolders
 from defectgen.data.yolo import class_names, label_files, read_yolo
 
 GOOD = ("good", "normal", "ok")  # folders of good images, in lower case
-COMBINED = "combined"  # the type of an image with defects of several types
 
 Drawn = Mapping[Path, tuple[frozenset[str], DrawnMask]]
 
@@ -170,6 +169,7 @@ def _add_yolo(survey: Survey, groups: Sequence[_Group], source: Path) -> None:
         return read_yolo(survey, folder, images, names)
 
     _add_labels(survey, groups, source, read)
+    names.warn(survey)
 
 
 def _add_labels(
@@ -198,7 +198,5 @@ def _add_drawn(
             if image not in drawn:
                 continue  # who read the annotations said why
             kinds, mask = drawn[image]
-            written = next(iter(kinds)) if len(kinds) == 1 else COMBINED
-            survey.entries.append(
-                Entry("train", group.kind if group.typed else written, image, mask)
-            )
+            kind = group.kind if group.typed else one_kind(kinds)
+            survey.entries.append(Entry("train", kind, image, mask))

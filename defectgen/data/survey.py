@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -19,6 +19,8 @@ MAX_TEXT_BYTES = 64_000_000
 UNREAD = ("gif", "heic", "heif", "avif", "jp2", "dng", "cr2", "nef", "arw", "tga", "ppm", "pgm")
 
 Part = Literal["train", "test"]
+
+COMBINED = "combined"  # the type of an image with defects of several types
 
 #: What a layout is asked for: everything, good images for training, or defects.
 Want = Literal["all", "good", "defects"]
@@ -92,16 +94,17 @@ class Survey:
     ) -> None:
         """Remember what cannot be used."""
         about: Literal["image", "mask"] = "mask" if mask else "image"
-        kind = kind or self._kind_of(path)
+        kind = self.kind_of(path) or kind
         self.problems.append(Problem(self.name(path), reason, "error", about, kind))
 
     def warn(self, path: object, reason: str, *, mask: bool = False) -> None:
         """Remember what can be used and looks wrong."""
         about: Literal["image", "mask"] = "mask" if mask else "image"
-        kind = self._kind_of(path)
+        kind = self.kind_of(path)
         self.problems.append(Problem(self.name(path), reason, "warning", about, kind))
 
-    def _kind_of(self, path: object) -> str | None:
+    def kind_of(self, path: object) -> str | None:
+        """Return the type of the defect of a file, if it or a folder around it tells that."""
         places = (path, *path.parents) if isinstance(path, Path) else ()
         return next((self.kinds[place] for place in places if place in self.kinds), None)
 
@@ -144,6 +147,11 @@ def _others(folder: Path) -> str:
     more = ", ..." if len(names) > 5 else ""
     there = f", which has {', '.join(names[:5])}{more}" if names else ""
     return f": the layout has a folder of this name in {folder.name!r}{there}; check the names"
+
+
+def one_kind(kinds: Collection[str]) -> str | None:
+    """Return the type of an image whose defects are of these types; None if there are none."""
+    return COMBINED if len(kinds) > 1 else next(iter(kinds), None)
 
 
 def printable(text: str) -> str:

@@ -13,11 +13,18 @@ from defectgen.data.deferred import AnyClass, Square
 from defectgen.data.mvtec import is_mvtec, survey_mvtec
 from defectgen.data.report import DataReport, inspect
 from defectgen.data.sources import pictures
-from defectgen.data.survey import Entry, Part, Survey, Want, category_folder, plain_name
+from defectgen.data.survey import (
+    Entry,
+    Part,
+    Survey,
+    Want,
+    category_folder,
+    one_kind,
+    plain_name,
+)
 
 SPLITS = ("1cls", "2cls_fewshot", "2cls_highshot")
 ANNOTATIONS = "image_anno.csv"
-COMBINED = "combined"  # the type of an image with defects of several types
 NORMAL = "normal"  # the label of good images
 UNNAMED = "anomaly"  # the type of a defect that no table names
 
@@ -201,7 +208,7 @@ def _read_annotations(
 
 def _kind(label: str) -> str:
     kinds = {plain_name(part, "") for part in label.split(",")} - {""}
-    return COMBINED if len(kinds) > 1 else next(iter(kinds), UNNAMED)
+    return one_kind(kinds) or UNNAMED
 
 
 def _below(name: str, category: str) -> str:

@@ -306,6 +306,26 @@ def test_coco_file_of_a_folder(tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(found.masks[0].open()), spot())
 
 
+def test_boxes_of_one_category_hinder_no_other(tmp_path: Path) -> None:
+    images, _ = plain(tmp_path, 2)
+    size = {"height": 40, "width": 40}
+    box = [10, 10, 20, 10, 20, 20, 10, 20]
+    content = {
+        "images": [{"id": k, "file_name": f"{k}.png", **size} for k in range(2)],
+        "annotations": [
+            {"image_id": 0, "category_id": 0, "segmentation": [], "bbox": [1, 1, 5, 5]},
+            {"image_id": 1, "category_id": 1, "segmentation": [box]},
+        ],
+        "categories": [{"id": 0, "name": "dent"}, {"id": 1, "name": "hole"}],
+    }
+    (tmp_path / "c.json").write_text(json.dumps(content))
+    assert names(defect_pairs(images, tmp_path / "c.json", defect="hole").images) == ["1.png"]
+    with pytest.raises(ConfigError, match="choose dent, hole"):
+        defect_pairs(images, tmp_path / "c.json")
+    with pytest.raises(MaskError, match="0.png: annotation 0 of c.json has a box but no outline"):
+        defect_pairs(images, tmp_path / "c.json", defect="dent")
+
+
 @pytest.mark.parametrize("beside", [True, False])
 def test_labels_of_a_folder(tmp_path: Path, beside: bool) -> None:
     images, _ = plain(tmp_path, 2)
