@@ -7,6 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from defectgen import __version__
+from defectgen.arguments_data import (
+    LateMasks,
+    add_check_arguments,
+    add_defect_images,
+    add_good_images,
+)
 from defectgen.arguments_hub import add_push_arguments, add_revision, add_zoo_arguments
 from defectgen.files import run_beside
 
@@ -19,7 +25,9 @@ def command_line() -> argparse.ArgumentParser:
         epilog="defectgen COMMAND --help lists the options of a command.",
     )
     parser.add_argument("--version", action="version", version=f"defectgen {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", parser_class=LateMasks
+    )
     adders = (_add_demo, _add_backbone, _add_fit, _add_sample, _add_evaluate, _add_info)
     for add in (*adders, _add_push, _add_data, _add_zoo, _add_kernels):
         add(commands)
@@ -57,9 +65,10 @@ def _add_backbone(commands: Any) -> None:
         "train-backbone",
         "Learn what a good part looks like.",
         "  defectgen train-backbone photos/good --out models/product\n"
-        "  defectgen train-backbone photos/good --out models/product --resolution 256 --resume",
+        "  defectgen train-backbone photos/good --out models/product --resolution 256 --resume\n"
+        "  defectgen train-backbone mvtec --category bottle --out models/bottle",
     )
-    parser.add_argument("good_images", metavar="GOOD_IMAGES", help="folder of good photos")
+    add_good_images(parser)
     parser.add_argument("--resolution", type=int, help="pixels (default: from the photos)")
     parser.add_argument(
         "--channels", type=int, choices=(1, 3), default=3, help="3 RGB (default), 1 gray"
@@ -80,14 +89,14 @@ def _add_fit(commands: Any) -> None:
         "Learn one defect from photos and masks, on a frozen backbone.",
         "  defectgen fit models/product photos/scratch photos/scratch_masks --out models/scratch\n"
         "  defectgen fit models/product photos/scratch photos/scratch_masks --out models/scratch2 "
-        "\\\n      --warm-start models/scratch --kimg 10",
+        "\\\n      --warm-start models/scratch --kimg 10\n"
+        "  defectgen fit models/bottle mvtec/bottle --defect broken_large --out models/broken",
     )
     parser.add_argument(
         "backbone", metavar="BACKBONE", help="folder, name of the zoo or repository of the backbone"
     )
     add_revision(parser)
-    parser.add_argument("defect_imgs", metavar="DEFECT_IMGS", help="folder of defect photos")
-    parser.add_argument("masks", metavar="MASKS", help="folder of their masks, paired by name")
+    add_defect_images(parser)
     parser.add_argument(
         "--warm-start", metavar="FOLDER", help="continue from the branch saved in this folder"
     )
@@ -238,21 +247,7 @@ def _add_data(commands: Any) -> None:
         "  defectgen data check mvtec --category bottle\n"
         "  defectgen data check visa --layout visa",
     )
-    parser.add_argument("action", metavar="check", choices=("check",), help="read every picture")
-    parser.add_argument("path", metavar="PATH", help="folder of a category, or of all, or your own")
-    parser.add_argument(
-        "--layout",
-        choices=("auto", "mvtec", "visa", "folder"),
-        default="auto",
-        help="how its folders are arranged (default: what they look like)",
-    )
-    parser.add_argument("--category", metavar="NAME", help="one folder in PATH (default: all)")
-    parser.add_argument(
-        "--square",
-        choices=("crop", "pad"),
-        help="oblong images: the middle, or borders repeated (default: pad for visa, else refused)",
-    )
-    parser.add_argument("--sheet", metavar="FILE", help="write a contact sheet there (PNG)")
+    add_check_arguments(parser)
 
 
 def _add_zoo(commands: Any) -> None:

@@ -185,16 +185,11 @@ def _info(arguments: argparse.Namespace) -> None:
 
 
 def _data(arguments: argparse.Namespace) -> None:
-    from defectgen.data_check import check_data, describe, require_usable
+    from defectgen.cli_data import check_reports, report_text
+    from defectgen.data_check import require_usable
 
-    reports = check_data(
-        arguments.path,
-        layout=arguments.layout,
-        category=arguments.category,
-        square=arguments.square,
-        sheet=arguments.sheet,
-    )
-    _show("\n".join(describe(reports, arguments.sheet)))
+    reports = check_reports(arguments)
+    _show(report_text(reports, arguments.sheet))
     require_usable(reports)
 
 

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 def backbone_text(arguments: argparse.Namespace) -> str:
     """Learn what a good part looks like, and say where the weights are."""
     from defectgen.backbone import Backbone
+    from defectgen.cli_data import training_images
 
     _check_run(arguments)
+    images = training_images(arguments)
     backbone = Backbone(
         arguments.resolution,
         channels=arguments.channels,
@@ -29,7 +31,7 @@ def backbone_text(arguments: argparse.Namespace) -> str:
         augment=arguments.augment,
         **_shared(arguments),
     )
-    backbone.fit(arguments.good_images, resume=arguments.resume)
+    backbone.fit(images, resume=arguments.resume)
     with _run_kept(arguments):
         backbone.save_pretrained(arguments.out)
     return f"backbone: {arguments.out}"
@@ -37,10 +39,13 @@ def backbone_text(arguments: argparse.Namespace) -> str:
 
 def fit_text(arguments: argparse.Namespace) -> str:
     """Learn one defect on a backbone, and say where the weights are."""
+    from defectgen.cli_data import training_pairs
+
     _check_run(arguments)
     synth = _starting_point(arguments)
+    pairs = training_pairs(arguments)
     synth.set_params(first_resolution=arguments.first_resolution, **_shared(arguments))
-    synth.fit(arguments.defect_imgs, arguments.masks, resume=arguments.resume)
+    synth.fit(*pairs, resume=arguments.resume)
     with _run_kept(arguments):
         synth.save_pretrained(arguments.out, include_backbone=arguments.include_backbone)
     return f"synthesizer: {arguments.out}"

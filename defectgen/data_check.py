@@ -11,26 +11,17 @@ import torch
 
 from defectgen.checks import check_choice
 from defectgen.data.deferred import SQUARES, Square
+from defectgen.data.layouts import LAYOUTS, find_folders, square_of, survey_layout
 from defectgen.data.masks import decode_mask, resize_mask
-from defectgen.data.mvtec import GOOD, is_mvtec, survey_mvtec
-from defectgen.data.own_folder import survey_folder
+from defectgen.data.mvtec import GOOD
 from defectgen.data.pictures import decode_image, resize_image
 from defectgen.data.report import DataReport, Usable, inspect
-from defectgen.data.survey import (
-    Survey,
-    category_folder,
-    existing_folder,
-    printable,
-    subfolders,
-)
-from defectgen.data.visa import is_visa, survey_visa
-from defectgen.errors import ImageError
+from defectgen.data.survey import existing_folder, printable
+from defectgen.errors import ConfigError, ImageError
+from defectgen.files import check_writable
 from defectgen.sheet import SheetRow, contact_sheet
 
-LAYOUTS = ("auto", "mvtec", "visa", "folder")
 SHOWN, TILE = 8, 96  # images of each part and type on the sheet, and their side in pixels
-
-_REARRANGED = {"bad"}  # the only type in what the owners' script makes of VisA
 
 
 def check_data(
@@ -57,18 +48,20 @@ def check_data(
     Raises:
         ConfigError: an argument is out of its range.
         ImageError: there is no such folder.
-        OSError: the sheet cannot be written.
+        OSError: the disk is full.
     """
     check_choice("layout", layout, LAYOUTS)
     check_choice("square", square, SQUARES)
+    folder = existing_folder(path, "path")
+    if sheet is not None:
+        _check_sheet(sheet)
     reports, rows = [], []
-    for folder in _folders(existing_folder(path, "path"), layout, category):
-        survey = _survey(folder, layout)
-        form = "pad" if square is None and survey.layout == "visa" else square
-        report, usable = inspect(survey, form)
+    for home in find_folders(folder, layout, category):
+        survey = survey_layout(home, layout)
+        report, usable = inspect(survey, square_of(survey, square))
         reports.append(report)
         if sheet is not None:
-            rows += _rows(os.path.basename(os.path.abspath(folder)), usable)
+            rows += _rows(os.path.basename(os.path.abspath(home)), usable)
     if sheet is not None and rows:
         contact_sheet(rows, sheet, columns=SHOWN, tile=TILE)
     return reports
@@ -101,32 +94,10 @@ def require_usable(reports: Sequence[DataReport]) -> None:
         )
 
 
-def _folders(folder: Path, layout: str, category: str | None) -> list[Path]:
-    if category is not None:
-        return [category_folder(folder, category)]
-    if layout == "folder":
-        return [folder]
-    forms = {"mvtec": [is_mvtec], "visa": [is_visa, is_mvtec]}.get(layout, [is_visa, is_mvtec])
-    if any(fits(folder) for fits in forms):
-        return [folder]
-    below = [path for path in subfolders(folder) if any(fits(path) for fits in forms)]
-    # What has no such folder is described as if it were one: the report says what is missing.
-    return below or [folder]
-
-
-def _survey(folder: Path, layout: str) -> Survey:
-    if layout == "auto":
-        layout = "folder"
-        if is_visa(folder):
-            layout = "visa"
-        elif is_mvtec(folder):
-            kinds = {path.name for path in subfolders(folder / "test")} - {GOOD}
-            layout = "visa" if kinds == _REARRANGED else "mvtec"
-    if layout == "visa":
-        # The table of the split lies beside the folder, also if that was given as ".".
-        # Links stay as they are: the names in the table are those of the user's folders.
-        return survey_visa(Path(os.path.abspath(folder)))
-    return survey_mvtec(folder) if layout == "mvtec" else survey_folder(folder)
+def _check_sheet(sheet: str | os.PathLike[str]) -> None:
+    if Path(sheet).suffix.lower() != ".png":
+        raise ConfigError(f"sheet: must end in .png; got {str(sheet)!r}; name it so")
+    check_writable(sheet, "sheet", folder=False)
 
 
 def _rows(category: str, usable: Sequence[Usable]) -> list[SheetRow]:

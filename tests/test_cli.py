@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from data_trees import mask, mvtec, photo, spot
 from PIL import Image
 
 import defectgen
@@ -194,6 +195,144 @@ def test_ctrl_c_leaves_a_run_that_resume_finishes(photos, tmp_path, capsys, monk
     assert run(*command, "--resume") == 0
     history = (tmp_path / "x.run" / "history.jsonl").read_text().splitlines()
     assert [json.loads(line)["iteration"] for line in history] == [1, 2, 3, 4]
+
+
+# -- photos to train from --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def given(monkeypatch):
+    """What the classes are given to learn from, instead of learning it."""
+    seen = {}
+
+    def backbone(self, good_images, resume=False):
+        seen["good"] = good_images
+        return self
+
+    def synthesizer(self, defect_imgs, masks, resume=False):
+        seen["pairs"] = defect_imgs, masks
+        return self
+
+    for kind, fit in ((defectgen.Backbone, backbone), (defectgen.DefectSynthesizer, synthesizer)):
+        monkeypatch.setattr(kind, "fit", fit)
+        monkeypatch.setattr(kind, "save_pretrained", lambda self, out, **more: None)
+    return seen
+
+
+def names(values):
+    return [Path(str(value)).name for value in values]
+
+
+def test_training_takes_folders_as_before(photos, models, tmp_path, given):
+    assert run("train-backbone", photos / "good", "--out", tmp_path / "a") == 0
+    assert given["good"] == sorted((photos / "good").iterdir())
+    fit = ("fit", models / "product", photos / "scratch")
+    out = ("--out", tmp_path / "b")
+    for words in ((photos / "masks", *out), (*out, photos / "masks")):  # behind an option, too
+        given.clear()
+        assert run(*fit, *words) == 0
+        assert given["pairs"] == (
+            sorted((photos / "scratch").iterdir()),
+            sorted((photos / "masks").iterdir()),
+        )
+
+
+def test_one_word_too_many_is_wrong_usage(capsys):
+    for words in (("a", "b", "--out", "x", "c", "d"), ("a", "b", "c", "--out", "x", "d")):
+        with pytest.raises(SystemExit) as stop:
+            run("fit", *words)
+        assert stop.value.code == 2
+        assert "unrecognized arguments" in capsys.readouterr().err
+
+
+def test_training_takes_data_sets(models, tmp_path, given, capsys):
+    mvtec(tmp_path, "bottle")
+    mvtec(tmp_path, "cable")
+    good = ("train-backbone", tmp_path, "--out", tmp_path / "out")
+    fit = ("fit", models / "product", tmp_path, "--out", tmp_path / "out")
+    for command, place in ((good, "GOOD_IMAGES"), (fit, "DEFECT_IMGS")):
+        assert run(*command) == 2
+        assert capsys.readouterr().err == (
+            f"defectgen: --category: must name one of several in {str(tmp_path)!r}; got none; "
+            "choose bottle, cable\n"
+        )
+        assert run(*command, "--category", "x") == 1
+        error = capsys.readouterr().err
+        assert f"--category: must be the name of a folder in {place}; got 'x'" in error
+        assert f"name one of these or check {place}" in error
+    assert run(*good, "--category", "cable", "--layout", "mvtec") == 0
+    assert names(given["good"]) == ["000.png", "001.png", "002.png"]
+    assert run(*fit, "--category", "cable") == 2
+    assert "--defect: must name one of several types in" in capsys.readouterr().err
+    assert run(*fit, "--category", "cable", "--defect", "dent") == 0
+    assert [path.parent.name for path in given["pairs"][0]] == ["dent", "dent"]
+
+
+@pytest.mark.filterwarnings("default::defectgen.errors.DataWarning")
+def test_oblong_and_bad_photos_on_the_command_line(models, tmp_path, given, capsys):
+    photo(tmp_path / "p" / "0.png", 0, (40, 60))
+    mask(tmp_path / "m" / "0_Label.PNG", spot((40, 60)))
+    good = ("train-backbone", tmp_path / "p", "--out", tmp_path / "out")
+    fit = ("fit", models / "product", tmp_path / "p", tmp_path / "m", "--out", tmp_path / "out")
+    for command in (good, fit):
+        assert run(*command) == 1
+        error = capsys.readouterr().err
+        assert "cut windows, or give --square pad or --square crop" in error
+        assert "; repair them, or give --drop-bad:\n" in error
+        assert run(*command, "--square", "pad") == 0
+    assert [value.size() for value in (*given["good"], *given["pairs"][1])] == [(60, 60)] * 2
+    (tmp_path / "p" / "1.png").write_bytes(b"broken")
+    for command in (good, fit):
+        assert run(*command, "--square", "pad") == 1
+        assert "1.png: " in capsys.readouterr().err
+        assert run(*command, "--square", "pad", "--drop-bad") == 0
+        assert "1 errors, whose files were left out" in capsys.readouterr().err
+    assert (names(given["good"]), names(given["pairs"][0])) == (["0.png"], ["0.png"])
+
+
+def test_photos_that_are_not_there_are_one_sentence(photos, models, tmp_path, capsys):
+    out = ("--out", tmp_path / "out")
+    assert run("train-backbone", tmp_path / "x", *out) == 1
+    fit = ("fit", models / "product")
+    for words in ((tmp_path / "x",), (photos / "good",), (photos / "good", tmp_path / "x")):
+        assert run(*fit, *words, *out) == 1
+    assert run(*fit, photos / "scratch", photos / "masks", "--layout", "visa", *out) == 2
+    lines = capsys.readouterr().err.splitlines()
+    starts = (
+        "GOOD_IMAGES: must name a folder; got ",
+        "DEFECT_IMGS: must name a folder; got ",
+        "MASKS: must be given where none lie beside the images; got none for ",
+        "MASKS: must name a folder of masks or annotations, or a COCO file (.json); got ",
+        "--layout: belongs to a data set; got 'visa' with ",
+    )
+    for line, start in zip(lines, starts, strict=True):
+        assert line.startswith(f"defectgen: {start}")
+
+
+def test_folders_named_like_an_argument_keep_their_names(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("defect", "masks", "path"):
+        photo(tmp_path / name / "0.png", 0, (40, 60))
+        assert run("train-backbone", name, "--out", "out") == 1
+        error = capsys.readouterr().err
+        assert error.startswith(f"defectgen: {name}: all must be usable; got 1 bad of 1; ")
+
+
+def test_a_data_set_without_a_folder_of_good_images(tmp_path, capsys):
+    (tmp_path / "photos").mkdir()
+    assert run("train-backbone", tmp_path / "photos", "--out", tmp_path / "out") == 1
+    error = capsys.readouterr().err
+    assert "call it good, normal, ok, normals, or give that folder itself" in error
+
+
+@pytest.mark.filterwarnings("ignore::defectgen.errors.DataWarning")
+def test_data_sets_are_trained_from(tmp_path):
+    home = mvtec(tmp_path)
+    good = ("train-backbone", home, "--out", tmp_path / "b", "--resolution", 32, "--seed", 1)
+    assert run(*good, "--augment", "none", *TINY) == 0
+    fit = ("fit", tmp_path / "b", home, "--defect", "crack", "--out", tmp_path / "s", "--seed", 2)
+    assert run(*fit, "--first-resolution", 16, *TINY) == 0
+    assert (tmp_path / "s" / "config.json").is_file()
 
 
 # -- use -------------------------------------------------------------------------------------------

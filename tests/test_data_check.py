@@ -169,7 +169,7 @@ def test_oblong_photos(tmp_path, capsys):
     own(tmp_path)
     photo(tmp_path / "good" / "0.png", 0, (40, 60))
     assert run(tmp_path) == 1
-    assert "not square" in capsys.readouterr().out
+    assert "not square: crop it, cut windows, or give --square pad" in capsys.readouterr().out
     assert run(tmp_path, "--square", "crop", "--sheet", tmp_path / "s.png") == 0
 
 
@@ -177,6 +177,23 @@ def test_nothing_to_draw_is_said(tmp_path, capsys):
     assert run(tmp_path, "--sheet", tmp_path / "s.png") == 1
     assert "contact sheet: none, as no image can be used" in capsys.readouterr().out
     assert not (tmp_path / "s.png").exists()
+
+
+def test_a_sheet_that_cannot_be_written_stops_before_the_work(tmp_path, capsys, monkeypatch):
+    home = mvtec(tmp_path)
+    monkeypatch.setattr("defectgen.data_check.inspect", None)
+    (tmp_path / "x.png").mkdir()
+    for sheet, words in (
+        (tmp_path / "s.jpg", "must end in .png; got "),
+        (tmp_path / "x.png", "must name a file; got the folder "),
+        (home / "train" / "good" / "000.png" / "s.png", "must be a place that can be written to"),
+    ):
+        assert run(home, "--sheet", sheet) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"defectgen: --sheet: {words}")
+        assert len(error.splitlines()) == 1
+    with pytest.raises(ConfigError, match=r"^sheet: must end in .png; got .*; name it so"):
+        check_data(home, sheet="s")
 
 
 def test_the_real_sets(data_dir):

@@ -10,7 +10,7 @@ from typing import Any
 
 from defectgen.data.shapes import DrawnMask, Polygon, Runs, expand, polygon
 from defectgen.data.sources import Unusable
-from defectgen.data.survey import Survey, plain_name
+from defectgen.data.survey import Survey, one_kind, plain_name
 
 MAX_ANNOTATIONS = 1_000_000
 
@@ -37,22 +37,26 @@ def read_coco(survey: Survey, path: Path, images: Mapping[str, Path]) -> Drawn:
     records, names = _records(survey, path, content, images), _categories(content)
     shapes: defaultdict[Any, list[Polygon | Runs]] = defaultdict(list)
     kinds = defaultdict(set)
-    broken = set()
+    broken = defaultdict(list)
     for index, annotation in enumerate(content["annotations"]):
         identity = annotation.get("image_id")
         if not _plain(identity) or identity not in records:
             continue
-        image, size = records[identity]
+        _, size = records[identity]
         try:
             shapes[identity] += _shapes(annotation.get("segmentation"), size)
         except Unusable as error:
-            survey.error(image, f"annotation {index} of {path.name} {error}", mask=True)
-            broken.add(identity)
+            broken[identity].append(f"annotation {index} of {path.name} {error}")
         category = annotation.get("category_id")
         kinds[identity].add(names.get(category, "defect") if _plain(category) else "defect")
     found = {}
     for identity, (image, size) in records.items():
         if identity in broken:
+            # Its categories are known, so that it does not hinder the other types.
+            kind = survey.kind_of(image) or one_kind(kinds[identity]) or "defect"
+            survey.kinds[image] = kind
+            for text in broken[identity]:
+                survey.error(image, text, mask=True)
             continue
         if not shapes[identity]:
             survey.error(image, f"has no annotation in {path.name}: add its outline", mask=True)

@@ -48,7 +48,7 @@ class DefectData:
         if not self.report.ok and not (drop_bad and complete):
             raise self.report.error()
         self.train_good, self.test_good, self.defects, self.test_defects = lists
-        _warn(self.report)
+        warn_of(self.report, "report.problems")
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{name}: {count}" for name, count in self.report.counts.items())
@@ -74,16 +74,23 @@ def _sort(
     return good["train"], good["test"], by_name["test"], {}
 
 
-def _warn(report: DataReport) -> None:
-    # Errors are among them only where the user chose to drop bad files.
+def warn_of(report: DataReport, rest: str) -> None:
+    """Give one `DataWarning` of all problems, if there are any.
+
+    Errors are among them only where the user chose to drop bad files.
+
+    Args:
+        report: What was found.
+        rest: Where those are that one warning has no room for.
+    """
     if not report.problems:
         return
     lines = [f"  {problem.file}: {problem.reason}" for problem in report.problems[:_SHOWN]]
     if len(report.problems) > _SHOWN:
-        lines.append(f"  ... and {len(report.problems) - _SHOWN} more in report.problems")
+        lines.append(f"  ... and {len(report.problems) - _SHOWN} more in {rest}")
     dropped = (
         f"{len(report.errors)} errors, whose files were left out, and " if report.errors else ""
     )
     head = f"{report.folder}: {dropped}{len(report.warnings)} warnings:"
-    # The frames between: this one, DefectData, the loader.
+    # The frames between: this one, and two of who calls it.
     warnings.warn("\n".join([head, *lines]), DataWarning, stacklevel=4)

@@ -10,7 +10,7 @@ from defectgen.data.deferred import AnyClass, Square
 from defectgen.data.report import DataReport, inspect
 from defectgen.data.sources import pictures
 from defectgen.data.stems import match
-from defectgen.data.survey import Entry, Survey, category_folder, subfolders
+from defectgen.data.survey import Entry, Survey, Want, category_folder, subfolders
 
 GOOD = "good"
 
@@ -62,23 +62,31 @@ def is_mvtec(folder: Path) -> bool:
     return sum(place.is_dir() for place in places) >= 2
 
 
-def survey_mvtec(folder: Path, *, layout: str = "mvtec", any_class: bool = False) -> Survey:
+def survey_mvtec(
+    folder: Path, *, layout: str = "mvtec", any_class: bool = False, want: Want = "all"
+) -> Survey:
     """List the entries of one category.
 
     Args:
         folder: The folder of the category.
         layout: What the survey calls it.
         any_class: Masks may have several values, and whatever is not 0 is the defect.
+        want: What is listed, and whose problems are.
     """
     survey = Survey(layout, folder)
-    survey.add_good("train", survey.files_in(folder / "train" / GOOD))
+    if want != "defects":
+        survey.add_good("train", survey.files_in(folder / "train" / GOOD))
+    if want == "good":
+        return survey
     test, truth = folder / "test", folder / "ground_truth"
     kinds = [path.name for path in subfolders(test) if path.name != GOOD]
     # MVTec AD always has it; other sets in this layout may have no good test images.
-    survey.add_good("test", pictures(test / GOOD) if (test / GOOD).is_dir() else [])
+    if want == "all" and (test / GOOD).is_dir():
+        survey.add_good("test", pictures(test / GOOD))
     if not kinds:
         survey.error(test, "holds no folder of defects: one for each type belongs there")
     for kind in kinds:
+        survey.kinds |= {test / kind: kind, truth / kind: kind}
         images = survey.files_in(test / kind)
         masks = survey.files_in(truth / kind, mask=True)
         if not masks:
@@ -90,5 +98,6 @@ def survey_mvtec(folder: Path, *, layout: str = "mvtec", any_class: bool = False
     for extra in subfolders(truth):
         # Some copies carry an empty folder for the good images.
         if extra.name not in kinds and extra.name != GOOD:
-            survey.error(extra, "is a folder of masks without a folder of images", mask=True)
+            text = "is a folder of masks without a folder of images"
+            survey.error(extra, text, mask=True, kind=extra.name)
     return survey

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
-from defectgen.data.coco import read_coco
 from defectgen.data.dataset import DefectData
 from defectgen.data.deferred import Square
+from defectgen.data.mask_sources import GOOD, add_pair, add_types
 from defectgen.data.report import DataReport, inspect
-from defectgen.data.shapes import DrawnMask
 from defectgen.data.sources import pictures
-from defectgen.data.stems import match, split_beside
-from defectgen.data.survey import Entry, Survey, existing_folder, subfolders
-from defectgen.data.yolo import class_names, label_files, read_yolo
+from defectgen.data.survey import Survey, Want, existing_folder, subfolders
 
-GOOD = ("good", "normal", "ok")
 TEST_GOOD = ("test_good", "good_test")
 DEFECTS = ("defect", "defects", "defective", "bad", "ng", "anomaly", "anomalies", "anomalous")
 MASK_FOLDERS = ("mask", "masks", "ground_truth", "labels", "annotations")
 MASKS = (*MASK_FOLDERS, "annotations.json", "_annotations.coco.json")
 TWINS, IMAGES = ("normals",), ("images",)  # as `sample` writes them, beside masks
-COMBINED = "combined"  # the type of an image with defects of several types
 
 
 class Folder(DefectData):
@@ -32,8 +26,9 @@ class Folder(DefectData):
     Good images lie in one folder. Defect images lie in another, directly or in one sub-folder for
     each type. Masks are pictures (`07.png`, `07_mask.png`, `mask_07.png`, also with -, "." or
     gt, label, seg), in a folder of their own, with the same sub-folders or without, or beside the
-    images; or one COCO file; or a folder of YOLO segmentation labels. Without sub-folders, COCO
-    and YOLO tell the type of each image: its category, or "combined" if it has several.
+    images; or one COCO file; or a folder of YOLO segmentation labels; or LabelMe files, in a
+    folder of their own or beside the images. Without sub-folders, these tell the type of each
+    image: its category, or "combined" if it has several.
 
     Args:
         root: The folder that holds all.
@@ -42,7 +37,7 @@ class Folder(DefectData):
         defects: Folder of defect images. None looks for defect, defects, defective, bad, ng,
             anomaly, anomalies, anomalous; then for pairs of folders such as scratch and
             scratch_masks, each a type; then for pictures in images, as `sample` writes them.
-        masks: Folder of masks or of labels, or a COCO file. None looks for mask, masks,
+        masks: Folder of masks or of annotations, or a COCO file. None looks for mask, masks,
             ground_truth, labels, annotations, annotations.json, in root and among the defects;
             then for masks beside the images.
         test_good: Folder of good images kept for tests. None looks for test_good, good_test. A
@@ -91,15 +86,6 @@ class Folder(DefectData):
         return inspect(survey, square)[0]
 
 
-@dataclass(frozen=True)
-class _Group:
-    """Images of one folder; `typed` if that folder is named for the type of the defect."""
-
-    kind: str
-    images: list[Path]
-    typed: bool
-
-
 def survey_folder(
     root: str | os.PathLike[str],
     *,
@@ -107,54 +93,76 @@ def survey_folder(
     defects: str | os.PathLike[str] | None = None,
     masks: str | os.PathLike[str] | None = None,
     test_good: str | os.PathLike[str] | None = None,
+    want: Want = "all",
 ) -> Survey:
-    """List the entries; arguments as those of `Folder`."""
+    """List the entries, or those of them that are wanted; other arguments as those of `Folder`."""
     folder = existing_folder(root, "root")
     survey = Survey("folder", folder)
     train = _find(folder, good, (*GOOD, *TWINS))
-    if train is None:
-        survey.error(folder, _absent("good images", (*GOOD, *TWINS), "good"))
-    else:
-        survey.add_good("train", survey.files_in(train))
     test = _find(folder, test_good, TEST_GOOD)
-    if test is not None:
+    if train is None and want != "defects":
+        survey.error(folder, _absent("good images", (*GOOD, *TWINS), "good"))
+    if train is not None and want != "defects":
+        survey.add_good("train", survey.files_in(train))
+    if test is not None and want == "all":
         survey.add_good("test", survey.files_in(test))
-    place = _find(folder, defects, DEFECTS)
-    pairs = _paired_folders(folder) if place is None and masks is None else []
-    for images_in, masks_in in pairs:
-        found = match(survey, survey.files_in(images_in), survey.files_in(masks_in, mask=True))
-        _add(survey, images_in.name, found)
-    if pairs:
-        return survey
+    if want != "good":
+        place = _find(folder, defects, DEFECTS)
+        pairs = _paired_folders(folder) if place is None and masks is None else []
+        for images, masks_of_them in pairs:
+            add_pair(survey, images, masks_of_them, typed=True)
+        if not pairs:
+            _add_defects(survey, place, masks, (train, test))
+    return survey
+
+
+def survey_pairs(images: Path, masks: Path) -> Survey:
+    """List the images of one folder, and what a folder or a file says of their defects.
+
+    Sub-folders are types of defects only where the folder holds no picture itself.
+    """
+    together = images.absolute().parent == masks.absolute().parent
+    survey = Survey("folder", images.parent if together else images)
+    if pictures(images):
+        add_pair(survey, images, masks)
+    else:
+        add_types(survey, images, masks, os.path.basename(os.path.abspath(images)))
+    return survey
+
+
+def holds_good(folder: Path) -> bool:
+    """Whether a folder has, by its name, a sub-folder of good images."""
+    return _find(folder, None, (*GOOD, *TWINS)) is not None
+
+
+def holds_defects(folder: Path) -> bool:
+    """Whether a folder has, by their names, sub-folders of defect images."""
+    return _find(folder, None, DEFECTS) is not None or bool(_paired_folders(folder))
+
+
+def masks_within(folder: Path) -> Path:
+    """The folder or file of masks in a folder of images, or that folder, for masks beside them."""
+    return _find(folder, None, MASKS) or folder
+
+
+def _add_defects(
+    survey: Survey,
+    place: Path | None,
+    masks: str | os.PathLike[str] | None,
+    goods: Sequence[Path | None],
+) -> None:
+    folder = survey.folder
     kind = place.name if place else DEFECTS[0]
-    place = place or _flat(_find(folder, None, IMAGES), (train, test))
+    place = place or _flat(_find(folder, None, IMAGES), goods)
     if place is None or not place.is_dir():
         names = (*DEFECTS, *IMAGES)
         survey.error(place or folder, _absent("defect images", names, "defects"))
-        return survey
-    source = _find(folder, masks, MASKS) or _find(place, None, MASKS) or place
+        return
+    source = _find(folder, masks, MASKS) or masks_within(place)
     if not source.exists():
         survey.error(source, "is missing: check the path of the masks", mask=True)
-        return survey
-    # As in MVTec AD: good images beside the types of defects are those of the test.
-    for path in subfolders(place):
-        if path.name.lower() in GOOD:
-            survey.add_good("test", pictures(path))
-    groups = _groups(survey, place, source, kind)
-    if not groups:
-        survey.error(place, "holds no image, and no sub-folder does: put the defect images there")
-    elif (annotations := _coco_file(source)) is not None:
-        images = {
-            image.relative_to(place).as_posix(): image for group in groups for image in group.images
-        }
-        _add_drawn(survey, groups, read_coco(survey, annotations, images))
-    elif any(label_files(part) for part in (source, *subfolders(source))):
-        _add_yolo(survey, groups, source)
-    elif source == place:
-        _add_beside(survey, groups)
-    else:
-        _add_pictures(survey, groups, source)
-    return survey
+        return
+    add_types(survey, place, source, kind)
 
 
 def _find(folder: Path, given: str | os.PathLike[str] | None, names: Sequence[str]) -> Path | None:
@@ -184,79 +192,3 @@ def _paired_folders(folder: Path) -> list[tuple[Path, Path]]:
 
 def _absent(what: str, names: Sequence[str], argument: str) -> str:
     return f"holds no folder of {what}: call it {', '.join(names)}, or pass {argument}="
-
-
-def _groups(survey: Survey, place: Path, source: Path, kind: str) -> list[_Group]:
-    groups = [_Group(kind, survey.pictures_in(place), False)]
-    groups += [
-        _Group(path.name, survey.pictures_in(path), True)
-        for path in subfolders(place)
-        if path != source and path.name.lower() not in GOOD
-    ]
-    return [group for group in groups if group.images]
-
-
-def _coco_file(source: Path) -> Path | None:
-    if source.is_file():
-        return source
-    # A file of other notes may lie among the images.
-    files = sorted(path for path in source.glob("*.json") if not path.name.startswith("."))
-    alone = len(files) == 1 and not pictures(source) and not subfolders(source)
-    return files[0] if alone else None
-
-
-def _add(survey: Survey, kind: str, pairs: Sequence[tuple[Path, Path]]) -> None:
-    survey.entries.extend(Entry("train", kind, image, mask) for image, mask in pairs)
-
-
-def _add_beside(survey: Survey, groups: Sequence[_Group]) -> None:
-    for group in groups:
-        images, masks = split_beside(group.images)
-        _add(survey, group.kind, match(survey, images, masks))
-
-
-def _add_pictures(survey: Survey, groups: Sequence[_Group], source: Path) -> None:
-    flat = [group for group in groups if not (group.typed and (source / group.kind).is_dir())]
-    for group in groups:
-        if group not in flat:
-            masks = survey.files_in(source / group.kind, mask=True)
-            # An empty folder is one problem, not one for each image.
-            _add(survey, group.kind, match(survey, group.images, masks) if masks else [])
-    used = {group.kind for group in groups if group not in flat}
-    for extra in subfolders(source):
-        if extra.name not in used and extra.name.lower() not in GOOD:
-            survey.error(extra, "is a folder of masks without a folder of images", mask=True)
-    # Types that share one folder of masks are paired in one go, so that leftovers are seen.
-    kinds = {image: group.kind for group in flat for image in group.images}
-    masks = survey.files_in(source, mask=True) if flat else pictures(source)
-    if masks:
-        for pair in match(survey, list(kinds), masks):
-            _add(survey, kinds[pair[0]], [pair])
-
-
-def _add_yolo(survey: Survey, groups: Sequence[_Group], source: Path) -> None:
-    names = class_names(survey, [source, source.parent, survey.folder])
-    shared = [group for group in groups if not (group.typed and (source / group.kind).is_dir())]
-    for group in groups:
-        if group not in shared:
-            found = read_yolo(survey, source / group.kind, group.images, names)
-            _add_drawn(survey, [group], found)
-    if shared:
-        images = [image for group in shared for image in group.images]
-        _add_drawn(survey, shared, read_yolo(survey, source, images, names))
-
-
-def _add_drawn(
-    survey: Survey,
-    groups: Sequence[_Group],
-    drawn: Mapping[Path, tuple[frozenset[str], DrawnMask]],
-) -> None:
-    for group in groups:
-        for image in group.images:
-            if image not in drawn:
-                continue  # read_coco and read_yolo said why
-            kinds, mask = drawn[image]
-            written = next(iter(kinds)) if len(kinds) == 1 else COMBINED
-            survey.entries.append(
-                Entry("train", group.kind if group.typed else written, image, mask)
-            )

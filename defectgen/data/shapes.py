@@ -113,15 +113,44 @@ def polygon(values: Sequence[object], limit: float = MAX_COORDINATE) -> Polygon:
     Raises:
         Unusable: anything else.
     """
+    numbers = coordinates(values, limit)
+    if len(numbers) < 6 or len(numbers) % 2:
+        raise Unusable(f"has an outline of {len(numbers)} numbers: x and y of 3 points are needed")
+    return Polygon(tuple(zip(numbers[::2], numbers[1::2], strict=True)))
+
+
+def coordinates(values: Sequence[object], limit: float = MAX_COORDINATE) -> list[float]:
+    """Return finite numbers of magnitude up to `limit`.
+
+    Raises:
+        Unusable: anything else.
+    """
     numbers: list[float] = []
     for value in values:
         # So written that NaN is refused too.
         if not isinstance(value, (int, float)) or not abs(value) <= limit:
             raise Unusable(f"has the coordinate {value!r:.40}: up to {limit:g} are read")
         numbers.append(float(value))
-    if len(numbers) < 6 or len(numbers) % 2:
-        raise Unusable(f"has an outline of {len(numbers)} numbers: x and y of 3 points are needed")
-    return Polygon(tuple(zip(numbers[::2], numbers[1::2], strict=True)))
+    return numbers
+
+
+def circle(center: tuple[float, float], edge: tuple[float, float]) -> Polygon:
+    """Make the outline of a circle, nowhere farther from it than a tenth of a pixel.
+
+    Args:
+        center: (x, y) in pixels.
+        edge: A point on the circle.
+    """
+    radius = math.dist(center, edge)
+    # n corners stay within r (1 - cos(pi/n)) < r (pi/n)^2 / 2 of the circle.
+    corners = max(16, math.ceil(math.pi * math.sqrt(5 * radius)))
+    angles = [2 * math.pi * k / corners for k in range(corners)]
+    return Polygon(
+        tuple(
+            (center[0] + radius * math.cos(angle), center[1] + radius * math.sin(angle))
+            for angle in angles
+        )
+    )
 
 
 def fill(shape: Polygon, size: tuple[int, int]) -> NDArray[np.bool_]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 
 from defectgen.data.survey import Survey
@@ -17,13 +17,18 @@ def bare_stem(stem: str) -> str | None:
 
     None if the name has none of the usual words at its beginning or end.
     """
+    found = _without_word(stem)
+    return None if found is None else found.lower()
+
+
+def _without_word(stem: str) -> str | None:
     low = stem.lower()
     for word in WORDS:
         for sign in SIGNS:
             if low.endswith(sign + word) and len(low) > len(word) + 1:
-                return low[: -len(word) - 1]
+                return stem[: -len(word) - 1]
             if low.startswith(word + sign) and len(low) > len(word) + 1:
-                return low[len(word) + 1 :]
+                return stem[len(word) + 1 :]
     return None
 
 
@@ -40,7 +45,7 @@ def match(
     """Pair images and masks by stem, and remember what has no partner or several.
 
     A mask has the stem of its image, in upper or lower case, alone or with one of `WORDS` before
-    or behind it.
+    or behind it. Case counts only where it alone tells images apart.
 
     Args:
         survey: Takes the problems.
@@ -51,15 +56,17 @@ def match(
     Returns:
         The pairs that are clear.
     """
+    stems = {image.stem for image in images}
+    fold = str.lower if len({stem.lower() for stem in stems}) == len(stems) else str
     by_stem = defaultdict(list)
     for image in images:
-        by_stem[image.stem.lower()].append(image)
+        by_stem[fold(image.stem)].append(image)
     # The same stem first: an image may be called like a mask itself.
-    found = _assign(masks, by_stem)
+    found = _assign(masks, by_stem, fold)
     pairs = []
     for image in images:
-        own = found[image.stem.lower()]
-        twins = by_stem[image.stem.lower()]
+        own = found[fold(image.stem)]
+        twins = by_stem[fold(image.stem)]
         if len(twins) > 1:
             names = ", ".join(twin.name for twin in twins)
             survey.error(image, f"shares its stem with others ({names}): rename them")
@@ -81,11 +88,13 @@ def match(
     return pairs
 
 
-def _assign(masks: Sequence[Path], stems: Container[str]) -> dict[str, list[Path]]:
+def _assign(
+    masks: Sequence[Path], stems: Container[str], fold: Callable[[str], str]
+) -> dict[str, list[Path]]:
     found = defaultdict(list)
     for mask in masks:
-        for key in (mask.stem.lower(), bare_stem(mask.stem)):
-            if key is not None and key in stems:
-                found[key].append(mask)
+        for stem in (mask.stem, _without_word(mask.stem)):
+            if stem is not None and fold(stem) in stems:
+                found[fold(stem)].append(mask)
                 break
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -20,6 +20,11 @@ UNREAD = ("gif", "heic", "heif", "avif", "jp2", "dng", "cr2", "nef", "arw", "tga
 
 Part = Literal["train", "test"]
 
+COMBINED = "combined"  # the type of an image with defects of several types
+
+#: What a layout is asked for: everything, good images for training, or defects.
+Want = Literal["all", "good", "defects"]
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -30,12 +35,14 @@ class Problem:
         reason: what is wrong, and what to do.
         severity: "error" if the file cannot be used, "warning" if it can.
         about: "image" or "mask".
+        kind: the type of the defect, where it is about a single one and that is known.
     """
 
     file: str
     reason: str
     severity: Literal["error", "warning"] = "error"
     about: Literal["image", "mask"] = "image"
+    kind: str | None = None
 
 
 @dataclass(frozen=True)
@@ -64,12 +71,14 @@ class Survey:
         folder: where its files lie; names in problems are relative to it.
         entries: all images that have what they need.
         problems: what is missing, left over or contradicts itself.
+        kinds: the type of the defect of files and of what lies in folders, where they tell it.
     """
 
     layout: str
     folder: Path
     entries: list[Entry] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    kinds: dict[Path, str] = field(default_factory=dict)
 
     def name(self, path: object) -> str:
         """Return a path below the folder with forward slashes, and any other value as text."""
@@ -80,15 +89,24 @@ class Survey:
                 return printable(str(path))
         return plain_name(str(path), "a file without a name")
 
-    def error(self, path: object, reason: str, *, mask: bool = False) -> None:
+    def error(
+        self, path: object, reason: str, *, mask: bool = False, kind: str | None = None
+    ) -> None:
         """Remember what cannot be used."""
         about: Literal["image", "mask"] = "mask" if mask else "image"
-        self.problems.append(Problem(self.name(path), reason, "error", about))
+        kind = self.kind_of(path) or kind
+        self.problems.append(Problem(self.name(path), reason, "error", about, kind))
 
     def warn(self, path: object, reason: str, *, mask: bool = False) -> None:
         """Remember what can be used and looks wrong."""
         about: Literal["image", "mask"] = "mask" if mask else "image"
-        self.problems.append(Problem(self.name(path), reason, "warning", about))
+        kind = self.kind_of(path)
+        self.problems.append(Problem(self.name(path), reason, "warning", about, kind))
+
+    def kind_of(self, path: object) -> str | None:
+        """Return the type of the defect of a file, if it or a folder around it tells that."""
+        places = (path, *path.parents) if isinstance(path, Path) else ()
+        return next((self.kinds[place] for place in places if place in self.kinds), None)
 
     def add_good(self, part: Part, images: Iterable[Path]) -> None:
         """Add good images."""
@@ -129,6 +147,11 @@ def _others(folder: Path) -> str:
     more = ", ..." if len(names) > 5 else ""
     there = f", which has {', '.join(names[:5])}{more}" if names else ""
     return f": the layout has a folder of this name in {folder.name!r}{there}; check the names"
+
+
+def one_kind(kinds: Collection[str]) -> str | None:
+    """Return the type of an image whose defects are of these types; None if there are none."""
+    return COMBINED if len(kinds) > 1 else next(iter(kinds), None)
 
 
 def printable(text: str) -> str:

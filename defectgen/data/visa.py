@@ -13,11 +13,18 @@ from defectgen.data.deferred import AnyClass, Square
 from defectgen.data.mvtec import is_mvtec, survey_mvtec
 from defectgen.data.report import DataReport, inspect
 from defectgen.data.sources import pictures
-from defectgen.data.survey import Entry, Part, Survey, category_folder, plain_name
+from defectgen.data.survey import (
+    Entry,
+    Part,
+    Survey,
+    Want,
+    category_folder,
+    one_kind,
+    plain_name,
+)
 
 SPLITS = ("1cls", "2cls_fewshot", "2cls_highshot")
 ANNOTATIONS = "image_anno.csv"
-COMBINED = "combined"  # the type of an image with defects of several types
 NORMAL = "normal"  # the label of good images
 UNNAMED = "anomaly"  # the type of a defect that no table names
 
@@ -81,39 +88,37 @@ def is_visa(folder: Path) -> bool:
     return (folder / _NORMAL).is_dir() or (folder / _ANOMALY).is_dir()
 
 
-def survey_visa(folder: Path, split: str = "1cls") -> Survey:
-    """List the entries of one category.
+def survey_visa(folder: Path, split: str = "1cls", want: Want = "all") -> Survey:
+    """List the entries of one category, or those of them that are wanted.
 
     Names in tables are looked up among the files that are there, and never joined to a path.
     """
     check_choice("split", split, SPLITS)
     if is_mvtec(folder) and not is_visa(folder):
-        return survey_mvtec(folder, layout="visa", any_class=True)
+        return survey_mvtec(folder, layout="visa", any_class=True, want=want)
     survey = Survey("visa", folder)
-    normal = survey.files_in(folder / _NORMAL)
-    anomalous = survey.files_in(folder / _ANOMALY)
-    masks = pictures(folder / _MASKS) if (folder / _MASKS).is_dir() else []
-    if not masks:
-        survey.files_in(folder / _MASKS, mask=True)  # says whether it is missing or empty
-    there = (*normal, *anomalous, *masks)
-    files = {path.relative_to(folder).as_posix(): path for path in there}
-    parts = _read_split(survey, folder.parent / "split_csv" / f"{split}.csv", files)
-    labels = _read_annotations(survey, files)
+    normal = [] if want == "defects" else survey.files_in(folder / _NORMAL)
+    anomalous = [] if want == "good" else survey.files_in(folder / _ANOMALY)
+    wanted = {path.relative_to(folder).as_posix(): path for path in (*normal, *anomalous)}
+    parts = _read_split(survey, folder.parent / "split_csv" / f"{split}.csv", wanted)
     for path in normal:
         part = _part(survey, path, parts, "train")
         if part is not None:
             survey.entries.append(Entry(part, None, path))
-    _add_anomalies(survey, anomalous, masks, parts, labels)
+    if want != "good":
+        _add_anomalies(survey, anomalous, parts)
     return survey
 
 
 def _add_anomalies(
     survey: Survey,
     images: Sequence[Path],
-    masks: Sequence[Path],
     parts: Mapping[Path, Part] | None,
-    labels: Mapping[Path, tuple[str, Path | None]] | None,
 ) -> None:
+    masks = _there(survey.folder / _MASKS)
+    if not masks:
+        survey.files_in(survey.folder / _MASKS, mask=True)  # says whether it is missing or empty
+    labels = _read_annotations(survey, [*_there(survey.folder / _NORMAL), *images, *masks])
     by_stem = {mask.stem: mask for mask in masks}
     used = set()
     for image in images:
@@ -123,6 +128,8 @@ def _add_anomalies(
         elif kind.lower() == NORMAL:
             survey.error(image, f"is {NORMAL} in {ANNOTATIONS}: move it or correct its label")
             kind = None
+        else:
+            survey.kinds[image] = kind
         mask = mask or by_stem.get(image.stem)
         used.add(mask)
         part = _part(survey, image, parts, "test")
@@ -170,10 +177,15 @@ def _read_split(survey: Survey, path: Path, files: Mapping[str, Path]) -> dict[P
     return parts
 
 
+def _there(folder: Path) -> list[Path]:
+    return pictures(folder) if folder.is_dir() else []
+
+
 def _read_annotations(
-    survey: Survey, files: Mapping[str, Path]
+    survey: Survey, there: Sequence[Path]
 ) -> dict[Path, tuple[str, Path | None]] | None:
     """Read type and mask of every image; None if there is no such table."""
+    files = {path.relative_to(survey.folder).as_posix(): path for path in there}
     path = survey.folder / ANNOTATIONS
     if not path.is_file():
         survey.warn(path, f"is missing: all defects are of the type {UNNAMED!r}")
@@ -196,7 +208,7 @@ def _read_annotations(
 
 def _kind(label: str) -> str:
     kinds = {plain_name(part, "") for part in label.split(",")} - {""}
-    return COMBINED if len(kinds) > 1 else next(iter(kinds), UNNAMED)
+    return one_kind(kinds) or UNNAMED
 
 
 def _below(name: str, category: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from defectgen.data.shapes import Polygon, ScaledMask, polygon
@@ -20,6 +21,34 @@ OTHER_NAMES = ("classes.txt", "readme.txt", "license.txt", "notes.txt")
 Drawn = dict[Path, tuple[frozenset[str], ScaledMask]]
 
 
+@dataclass
+class ClassNames:
+    """Names of the classes of a set of labels.
+
+    Attributes:
+        path: the file that holds them, or None.
+        names: by their numbers; "" where there is none.
+        unnamed: numbers that were asked for and have none.
+    """
+
+    path: Path | None = None
+    names: list[str] = field(default_factory=list)
+    unnamed: set[int] = field(default_factory=set)
+
+    def of(self, index: int) -> str:
+        """Return the name of a class; "class_<number>" if it has none."""
+        name = plain_name(self.names[index] if index < len(self.names) else "", "")
+        if not name:
+            self.unnamed.add(index)
+        return name or f"class_{index}"
+
+    def warn(self, survey: Survey) -> None:
+        """Remember the classes that a file of names leaves out."""
+        for index in sorted(self.unnamed) if self.path is not None else ():
+            text = f"has no name for class {index}, here called class_{index}: add it"
+            survey.warn(self.path, text, mask=True)
+
+
 def label_files(folder: Path) -> list[Path]:
     """List the label files of a folder by name."""
     return [
@@ -29,7 +58,7 @@ def label_files(folder: Path) -> list[Path]:
     ]
 
 
-def read_yolo(survey: Survey, folder: Path, images: Sequence[Path], names: Sequence[str]) -> Drawn:
+def read_yolo(survey: Survey, folder: Path, images: Sequence[Path], names: ClassNames) -> Drawn:
     """Read the masks of images, and remember what is wrong.
 
     Args:
@@ -37,7 +66,7 @@ def read_yolo(survey: Survey, folder: Path, images: Sequence[Path], names: Seque
         folder: Holds `<stem>.txt` for each image; lines "class x1 y1 x2 y2 ..." in shares of width
             and height.
         images: The images.
-        names: Names of the classes; others are called "class_<number>".
+        names: Names of the classes; notes those that have none.
 
     Returns:
         Image -> the names of its classes, and its mask.
@@ -62,7 +91,7 @@ def read_yolo(survey: Survey, folder: Path, images: Sequence[Path], names: Seque
         except Unusable as error:
             survey.error(path, str(error), mask=True)
             continue
-        kinds = frozenset(_name(index, names) for index, _ in outlines)
+        kinds = frozenset(names.of(index) for index, _ in outlines)
         label = f"{survey.name(path)} ({image.name})"
         found[image] = kinds, ScaledMask(label, [shape for _, shape in outlines], image)
     for stem, path in labels.items():
@@ -71,21 +100,24 @@ def read_yolo(survey: Survey, folder: Path, images: Sequence[Path], names: Seque
     return found
 
 
-def class_names(survey: Survey, folders: Sequence[Path]) -> list[str]:
+def class_names(survey: Survey, folders: Sequence[Path]) -> ClassNames:
     """Read the names of the classes from the first `classes.txt` or `data.yaml` in the folders."""
     for folder in folders:
         for name in ("classes.txt", "data.yaml", "data.yml"):
             path = folder / name
             if path.is_file():
-                text = survey.read(path, mask=True) or ""
-                return _plain_names(text) if name.endswith(".txt") else yaml_names(text)
-    return []
+                text = survey.read(path, mask=True)
+                if text is None:
+                    return ClassNames()
+                read = _plain_names if name.endswith(".txt") else yaml_names
+                return ClassNames(path, read(text))
+    return ClassNames()
 
 
 def yaml_names(text: str) -> list[str]:
     """Read the entry `names` of a `data.yaml`: a list in brackets, or lines "- name" or "0: name".
 
-    Only this much of YAML is read; what is written otherwise gives no names.
+    Only this much of YAML is read; what is written otherwise gives no names, and gaps give "".
     """
     entry = re.search(r"^names:[ \t]*(.*)$((?:\n(?:[ \t]+.*|-.*|[ \t]*))*)", text, re.M)
     if entry is None:
@@ -100,7 +132,7 @@ def yaml_names(text: str) -> list[str]:
         parts = re.fullmatch(r"(?:-\s*)?(?:([0-9]{1,4})\s*:)?\s*(.*)", piece[:200].strip())
         if parts is not None and parts[2]:
             found[int(parts[1]) if parts[1] else place] = parts[2].strip("'\"")
-    return [found.get(index, f"class_{index}") for index in range(max(found, default=-1) + 1)]
+    return [found.get(index, "") for index in range(max(found, default=-1) + 1)]
 
 
 def _plain_names(text: str) -> list[str]:
@@ -120,7 +152,3 @@ def _outline(number: int, words: Sequence[str]) -> tuple[int, Polygon]:
         return int(words[0]), polygon(values, MAX_SHARE)
     except Unusable as error:
         raise Unusable(f"line {number} {error}") from error
-
-
-def _name(index: int, names: Sequence[str]) -> str:
-    return plain_name(names[index] if index < len(names) else "", f"class_{index}")

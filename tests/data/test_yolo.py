@@ -9,7 +9,7 @@ from data_trees import photo
 from defectgen import Folder
 from defectgen.data.images import load_pairs
 from defectgen.data.yolo import yaml_names
-from defectgen.errors import MaskError
+from defectgen.errors import DataWarning, MaskError
 
 BOX = "0.25 0.25 0.5 0.25 0.5 0.5 0.25 0.5"
 
@@ -40,8 +40,32 @@ def test_polygons_become_masks_and_classes_types(tmp_path: Path) -> None:
 
 def test_classes_without_names_are_numbered(tmp_path: Path) -> None:
     tree(tmp_path, {"a": f"0 {BOX}", "b": f"3 {BOX}"})
+    assert list(Folder(tmp_path).defects) == ["class_0", "class_3"]
     (tmp_path / "data.yaml").write_text("path: x\nnames: [dent]\n")
-    assert list(Folder(tmp_path).defects) == ["class_3", "dent"]
+    with pytest.warns(DataWarning, match="data.yaml: has no name for class 3, here called class_3"):
+        assert list(Folder(tmp_path).defects) == ["class_3", "dent"]
+
+
+@pytest.mark.parametrize("text", ["", "dent\n\n"])
+def test_an_index_without_a_name_is_told_once(tmp_path: Path, text: str) -> None:
+    tree(tmp_path, {"a": f"1 {BOX}\n1 {BOX}", "b": f"1 {BOX}"})
+    for k, kind in enumerate(("x", "y")):
+        photo(tmp_path / "defect" / kind / "1.png", 10 + k)
+        (tmp_path / "labels" / kind).mkdir()
+        (tmp_path / "labels" / kind / "1.txt").write_text(f"1 {BOX}")
+    (tmp_path / "labels" / "classes.txt").write_text(text)
+    report = Folder.check(tmp_path)
+    assert [(p.file, p.severity, p.about) for p in report.problems] == [
+        ("labels/classes.txt", "warning", "mask")
+    ]
+    assert report.usable == 6
+
+
+def test_names_that_cannot_be_read_are_one_problem(tmp_path: Path) -> None:
+    tree(tmp_path, {"a": f"1 {BOX}"})
+    (tmp_path / "labels" / "classes.txt").write_bytes(b"\xff\xfe")
+    (problem,) = Folder.check(tmp_path).problems
+    assert problem.reason.startswith("is no UTF-8 text")
 
 
 def test_subfolders_tell_the_type(tmp_path: Path) -> None:
@@ -105,5 +129,12 @@ def test_no_names(text: str) -> None:
     assert yaml_names(text) == []
 
 
-def test_gaps_between_names_are_numbered() -> None:
-    assert yaml_names("names: {2: c}") == ["class_0", "class_1", "c"]
+def test_gaps_between_names_are_numbered(tmp_path: Path) -> None:
+    assert yaml_names("names: {2: c}") == ["", "", "c"]
+    tree(tmp_path, {"a": f"1 {BOX}", "b": f"2 {BOX}"})
+    (tmp_path / "data.yaml").write_text("names: {2: c}")
+    report = Folder.check(tmp_path)
+    assert report.counts == {"train/good": 2, "train/c": 1, "train/class_1": 1}
+    assert [problem.reason for problem in report.problems] == [
+        "has no name for class 1, here called class_1: add it"
+    ]

@@ -1,0 +1,86 @@
+"""The photos of a command, and what is wrong with them in the words of the command line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from defectgen.data.dataset import DefectImages
+from defectgen.data.layouts import defect_pairs, good_images
+from defectgen.data.report import DataReport
+from defectgen.data.sources import Value
+from defectgen.data_check import check_data, describe
+from defectgen.errors import ConfigError, ImageError, MaskError
+
+# Phrases of the library, and what stands for them here.
+_SPOKEN = {
+    "pass square='pad' or square='crop'": "give --square pad or --square crop",
+    "pass square='pad'": "give --square pad",
+}
+_TRAINING = _SPOKEN | {
+    "; repair or drop:": "; repair them, or give --drop-bad:",
+    "or pass good=": "or give that folder itself",
+    "or pass defects=": "or give that folder itself, and its masks",
+}
+_OPTIONS = ("layout", "category", "square", "defect", "sheet")
+
+
+def training_images(arguments: argparse.Namespace) -> list[Value]:
+    """The good images that ``train-backbone`` is given."""
+    with _spoken(_TRAINING, "GOOD_IMAGES"):
+        return good_images(arguments.good_images, **_choices(arguments))
+
+
+def training_pairs(arguments: argparse.Namespace) -> DefectImages:
+    """Images and masks that ``fit`` is given."""
+    with _spoken(_TRAINING, "DEFECT_IMGS"):
+        return defect_pairs(
+            arguments.defect_imgs,
+            arguments.masks,
+            defect=arguments.defect,
+            **_choices(arguments),
+        )
+
+
+def check_reports(arguments: argparse.Namespace) -> list[DataReport]:
+    """What ``data check`` finds, and its contact sheet."""
+    with _spoken(_SPOKEN, "path"):
+        return check_data(
+            arguments.path,
+            layout=arguments.layout,
+            category=arguments.category,
+            square=arguments.square,
+            sheet=arguments.sheet,
+        )
+
+
+def report_text(reports: Sequence[DataReport], sheet: str | None) -> str:
+    """The reports, and where the contact sheet lies."""
+    return _in_words("\n".join(describe(reports, sheet)), _SPOKEN)
+
+
+def _choices(arguments: argparse.Namespace) -> dict[str, Any]:
+    names = ("layout", "category", "square", "drop_bad")
+    return {name: getattr(arguments, name) for name in names}
+
+
+@contextmanager
+def _spoken(words: dict[str, str], place: str) -> Iterator[None]:
+    """Name arguments in errors as the command line does."""
+    try:
+        yield
+    except (ConfigError, ImageError, MaskError) as error:
+        name, colon, rest = str(error).partition(": ")
+        if not rest.startswith("all must be usable"):  # or it is the name of a folder
+            name = {option: f"--{option}" for option in _OPTIONS}.get(name, name)
+            name = {"path": place, "masks": "MASKS"}.get(name, name)
+        rest = rest.replace("in root;", f"in {place};").replace("check root", f"check {place}")
+        raise type(error)(f"{name}{colon}{_in_words(rest, words)}") from error
+
+
+def _in_words(text: str, words: dict[str, str]) -> str:
+    for said, spoken in words.items():
+        text = text.replace(said, spoken)
+    return text
