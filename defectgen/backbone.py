@@ -25,11 +25,11 @@ from defectgen.data.sources import ImageSource
 from defectgen.errors import ConfigError, NotFittedError, TrainingError
 from defectgen.estimator import (
     Parameters,
-    as_folder,
     check_budget,
     check_manner,
     given_seed,
     load_resumed,
+    own_folder,
     resolve_device,
     resolve_seed,
     run_precision,
@@ -133,7 +133,10 @@ class Backbone(StoredBackbone, Parameters, nn.Module):
             TrainingError: if training diverged; the last good state is kept.
         """
         self._check_parameters()
-        run_dir = as_folder(self.run_dir)
+        with own_folder(self.run_dir) as run_dir:
+            return self._fit(good_images, resume, run_dir)
+
+    def _fit(self, good_images: ImageSource, resume: bool, run_dir: Path | None) -> Backbone:
         resumed = load_resumed(run_dir, resume, self.verbose)
         side = self.resolution or (256 if self.preset else None)
         data = load_images(good_images, resolution=side, channels=self.channels)

@@ -126,6 +126,13 @@ def check_channels(value: object, name: str = "channels") -> None:
 def check_room(n: object, each: int, advice: str) -> None:
     """Check that n images fit into the memory of the machine, if the system tells its size.
 
+    Twice: they are drawn in batches, which are then joined.
+
+    Args:
+        n: how many.
+        each: bytes of one.
+        advice: what to do instead.
+
     Raises:
         ConfigError: they do not.
     """
@@ -133,7 +140,7 @@ def check_room(n: object, each: int, advice: str) -> None:
         room = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):  # Windows has no such question
         return
-    total = int(n) * each  # type: ignore[call-overload]  # check_range proved it
+    total = 2 * int(n) * each  # type: ignore[call-overload]  # check_range proved it
     if total > room:
         raise ConfigError(
             f"n: as many as fit into memory; got {n}, which take {total / 1e9:.0f} GB of the "

@@ -12,6 +12,7 @@ from defectgen.arguments import run_folder
 from defectgen.console import disk_text
 from defectgen.errors import ConfigError, DefectGenError
 from defectgen.files import FOLDER_MARK, RESUME_NAME, check_replaceable, check_writable
+from defectgen.locks import held
 
 if TYPE_CHECKING:
     from defectgen.synthesizer import DefectSynthesizer
@@ -67,8 +68,8 @@ def _run_kept(arguments: argparse.Namespace) -> Iterator[None]:
         run_dir = run_folder(arguments)
         if (run_dir / RESUME_NAME).is_file():
             text += (
-                f"; {run_dir} holds the trained run: name it with --run-dir, and give --resume "
-                "and another --out"
+                f"; {run_dir} holds the run up to its last resume file: name it with --run-dir, "
+                "and give --resume and another --out"
             )
         raise DefectGenError(text) from error
 
@@ -106,6 +107,9 @@ def _check_run(arguments: argparse.Namespace) -> None:
             f"--run-dir: must lie outside of --out, which is replaced as a whole; got {run_dir}; "
             "choose another folder"
         )
+    if run_dir.is_dir():
+        with held(run_dir, "--run-dir"):  # before its state is judged, which will change
+            pass
     config, resume = out / FOLDER_MARK, run_dir / RESUME_NAME
     saved = config.is_file()
     if arguments.resume or not resume.is_file():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -110,7 +111,7 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         found = torch.device(device)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise ConfigError(
             f"device: a torch device such as cpu or cuda:0; got {device!r}; choose one of these."
         ) from error
@@ -168,25 +169,9 @@ class Run:
         """Train from where ``resumed`` ended, or from the beginning.
 
         Raises:
-            ConfigError: another process is writing to ``run_dir``.
             TrainingError: see `defectgen.training.loop.run`.
             WeightsError: if ``resumed`` belongs to other data, weights or numbers.
         """
-        if self.run_dir is None:
-            self._train(state, batches, phases, resumed)
-            return
-        self.run_dir.mkdir(parents=True, exist_ok=True)
-        with held(self.run_dir, "run_dir"):
-            self._train(state, batches, phases, resumed)
-
-    def _train(
-        self,
-        state: TrainState,
-        batches: Callable[[int], Batch],
-        phases: list[Phase],
-        resumed: dict[str, Any] | None,
-    ) -> None:
-        """`execute`, where nobody else writes to the run folder."""
         if resumed is not None:
             self._check_identity(resumed)
             state.load_state_dict(resumed["state"])
@@ -275,14 +260,19 @@ def given_seed(seed: int | None) -> int:
     return int(seed)
 
 
-def as_folder(run_dir: str | os.PathLike[str] | None) -> Path | None:
-    """``run_dir`` as a path.
+@contextmanager
+def own_folder(run_dir: str | os.PathLike[str] | None) -> Iterator[Path | None]:
+    """``run_dir`` as a path, for this run alone while the block lasts: before it is read.
+
+    It is made; and removed if the block leaves nothing in it.
 
     Raises:
-        ConfigError: if it is none, holds photos and no run, or cannot be written to.
+        ConfigError: if it is none, holds photos and no run, cannot be written to, or another run
+            is using it.
     """
     if run_dir is None:
-        return None
+        yield None
+        return
     folder = check_path("run_dir", run_dir)
     check_fillable(folder, "run_dir")
     # Contact sheets among photos would be photos at the next fit.
@@ -292,4 +282,12 @@ def as_folder(run_dir: str | os.PathLike[str] | None) -> Path | None:
             f"run_dir: must be a folder without photos; got {str(folder)!r} with "
             f"{photos[0].name}; choose another folder, which is made"
         )
-    return folder
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with held(folder, "run_dir"):
+            yield folder
+    finally:
+        if made:
+            with suppress(OSError):  # it holds the run
+                folder.rmdir()

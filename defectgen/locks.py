@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from defectgen.errors import ConfigError
@@ -42,4 +42,6 @@ def held(folder: Path, name: str) -> Iterator[None]:
             pass
         yield
     finally:
+        with suppress(OSError):  # a process that was forked meanwhile has the handle, too
+            fcntl.flock(handle, fcntl.LOCK_UN)
         os.close(handle)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,11 +20,11 @@ from defectgen.defect_fit import Learned, build_task, decisions, defect_policy, 
 from defectgen.errors import ConfigError, NotFittedError, TrainingError
 from defectgen.estimator import (
     Parameters,
-    as_folder,
     check_budget,
     check_manner,
     given_seed,
     load_resumed,
+    own_folder,
     resolve_device,
     resolve_seed,
     run_precision,
@@ -66,8 +67,7 @@ class DefectSynthesizer(Evaluated, StoredSynthesizer, Parameters):
             change it.
         config_ (dict[str, Any]): everything that was decided.
         history_ (list[dict[str, float]]): one record per tick; "area/fake" is the mean mask area,
-            "score" what snapshots are chosen by: a distance of patches to the training images, and
-            mask areas.
+            "score" what snapshots are chosen by: distance of patches to the photos, and mask areas.
     """
 
     def __init__(
@@ -115,7 +115,12 @@ class DefectSynthesizer(Evaluated, StoredSynthesizer, Parameters):
         check_manner(self.seed, self.device, self.verbose)
         if self.first_resolution is not None:
             check_range("first_resolution", self.first_resolution, low=8, integer=True)
-        run_dir = as_folder(self.run_dir)
+        with own_folder(self.run_dir) as run_dir:
+            return self._fit(defect_imgs, masks, resume, run_dir)
+
+    def _fit(
+        self, defect_imgs: ImageSource, masks: ImageSource, resume: bool, run_dir: Path | None
+    ) -> DefectSynthesizer:
         resumed = load_resumed(run_dir, resume, self.verbose)
         backbone = self._resolve_backbone()
         shape = backbone.fitted().config
@@ -219,7 +224,7 @@ class DefectSynthesizer(Evaluated, StoredSynthesizer, Parameters):
         """
         shape = self._fitted()[0].config
         check_range("n", n, low=0, integer=True)
-        each = shape.channels * shape.resolution**2 * (8 if return_normals else 4)
+        each = (shape.channels * (8 if return_normals else 4) + 1) * shape.resolution**2
         check_room(n, each, "take them from iter_samples, batch by batch")
         parts = list(
             self.iter_samples(

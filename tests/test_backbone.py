@@ -458,7 +458,15 @@ def test_a_run_folder_belongs_to_one_run_at_a_time(finished, product):
         Backbone(32, **finished).fit(product(6))
     assert one_sentence(error)
     assert content(finished["run_dir"]) == before
+    with held(finished["run_dir"], "x"), pytest.raises(ConfigError, match="no other run"):
+        Backbone(32, **finished).fit(product(6), resume=True)  # before its state is read
     Backbone(32, **finished).fit(product(6))
+
+
+def test_a_fit_that_comes_to_nothing_leaves_no_run_folder(product, tmp_path):
+    with pytest.raises(DefectGenError):
+        Backbone(32, **SHORT, run_dir=tmp_path / "run").fit("nowhere")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_damaged_resume_file_is_refused(finished, product):
@@ -552,6 +560,7 @@ def test_a_start_that_came_to_nothing_puts_nothing_aside(tmp_path, product, tiny
         ({"seed": -1}, "^seed: "),
         ({"device": "gpu"}, "^device: "),
         ({"verbose": "loud"}, "^verbose: must be an integer"),
+        ({"device": 3.5}, "^device: a torch device such as cpu"),
         ({"device": "meta"}, r"^device: one that this torch can use; got 'meta' \(.+\); use cpu"),
         ({"device": "mps"}, r"^device: one that this torch can use; got 'mps' \(.+\); use cpu"),
         ({"run_dir": ""}, "^run_dir: must name a folder; got ''"),

@@ -18,6 +18,7 @@ from PIL import Image
 import defectgen
 from defectgen.cli import main
 from defectgen.errors import ConfigError, DataWarning
+from defectgen.locks import held
 
 ROOT = Path(defectgen.__file__).parents[1]
 TINY = ["--kimg", "0.032", "--batch-size", "8", "--verbose", "0", "--device", "cpu"]
@@ -138,11 +139,21 @@ def test_a_result_that_cannot_be_saved_is_not_lost(photos, tmp_path, capsys, mon
         patch.setattr(defectgen.Backbone, "save_pretrained", full)
         assert run(*good, "--out", tmp_path / "x") == 1
     error = capsys.readouterr().err
-    said = f"No space left on device; free some space; {tmp_path / 'x.run'} holds the trained run"
+    said = f"No space left on device; free some space; {tmp_path / 'x.run'} holds the run up to"
     assert said in error
     more = ("--run-dir", tmp_path / "x.run", "--resume", "--out", tmp_path / "y")
     assert run(*good, *more) == 0
     assert (tmp_path / "y" / "config.json").is_file()
+
+
+def test_a_run_under_way_is_left_alone(photos, tmp_path, capsys):
+    (tmp_path / "x.run").mkdir()
+    (tmp_path / "x.run" / "resume.pt").write_bytes(b"hours of work")
+    with held(tmp_path / "x.run", "x"):
+        assert run("train-backbone", photos / "good", "--out", tmp_path / "x", *TINY) == 2
+    said = capsys.readouterr().err
+    assert "--run-dir: a folder that no other run is using" in said
+    assert "remove" not in said
 
 
 def test_an_unsaved_run_is_not_overwritten(photos, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -70,3 +71,19 @@ def test_a_system_without_locks_is_no_obstacle(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "fcntl", None)
     with held(tmp_path, "x"), held(tmp_path, "x"):
         pass
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a system that does not fork")
+def test_a_process_that_was_forked_meanwhile_keeps_nothing(tmp_path):
+    with held(tmp_path, "x"):
+        ready, done = os.pipe()
+        child = os.fork()
+        if not child:
+            os.read(ready, 1)
+            os._exit(0)
+    with held(tmp_path, "x"):
+        pass
+    os.write(done, b"x")
+    os.waitpid(child, 0)
+    os.close(ready)
+    os.close(done)

@@ -8,13 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from defectgen.data.shapes import DrawnMask, Polygon, Runs, expand, polygon
-from defectgen.data.sources import Unusable
+from defectgen.data.shapes import Drawn, DrawnMask, Polygon, Runs, expand, polygon
+from defectgen.data.sources import MAX_PIXELS, Unusable
 from defectgen.data.survey import Survey, one_kind, plain_name
 
 MAX_ANNOTATIONS = 1_000_000
-
-Drawn = dict[Path, tuple[frozenset[str], DrawnMask]]
 
 
 def read_coco(survey: Survey, path: Path, images: Mapping[str, Path]) -> Drawn:
@@ -115,7 +113,8 @@ def _records(
                 survey.error(name, f"{text}: add it or remove its annotations")
             continue
         height, width = record.get("height"), record.get("width")
-        if type(height) is not int or type(width) is not int:
+        whole = type(height) is int and type(width) is int
+        if not whole or not 1 <= height * width <= MAX_PIXELS:
             survey.error(found, f"has no height and width in {path.name}: add both", mask=True)
             continue
         if identity in records or found in known:

@@ -239,7 +239,8 @@ def _usable(survey: Survey, square: Square, drop_bad: bool, what: str) -> list[U
             f"path: must hold {what} for training; got none in {report.folder!r}; check the path"
         )
     # What looks wrong in a picture is told by fit, which decodes it again.
-    told = [one for one in report.problems if one.severity == "error" or one in survey.problems]
+    known = set(survey.problems)
+    told = [one for one in report.problems if one.severity == "error" or one in known]
     warn_of(replace(report, problems=tuple(told)), "the report of 'data check'")
     return usable
 

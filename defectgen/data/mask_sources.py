@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from defectgen.data.coco import read_coco
 from defectgen.data.labelme import is_labelme, json_files, read_labelme
-from defectgen.data.shapes import DrawnMask
+from defectgen.data.shapes import Drawn
 from defectgen.data.sources import pictures
 from defectgen.data.stems import match, split_beside
 from defectgen.data.survey import Entry, Survey, one_kind, subfolders
 from defectgen.data.yolo import class_names, label_files, read_yolo
 
 GOOD = ("good", "normal", "ok")  # folders of good images, in lower case
-
-Drawn = Mapping[Path, tuple[frozenset[str], DrawnMask]]
 
 
 @dataclass(frozen=True)

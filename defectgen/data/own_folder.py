@@ -137,7 +137,10 @@ def holds_good(folder: Path) -> bool:
 
 def holds_defects(folder: Path) -> bool:
     """Whether a folder has, by their names, sub-folders of defect images."""
-    return _find(folder, None, DEFECTS) is not None or bool(_paired_folders(folder))
+    if _find(folder, None, DEFECTS) is not None or _paired_folders(folder):
+        return True
+    flat = _flat(_find(folder, None, IMAGES), ())
+    return flat is not None and _find(folder, None, MASKS) is not None
 
 
 def masks_within(folder: Path) -> Path:

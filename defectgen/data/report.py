@@ -21,6 +21,7 @@ from defectgen.data.deferred import (
 from defectgen.data.masks import decode_mask
 from defectgen.data.orientation import TURNED, turned_apart
 from defectgen.data.pictures import decode_image
+from defectgen.data.shapes import DrawnMask
 from defectgen.data.sources import Unusable, Value, open_picture, problem_text
 from defectgen.data.survey import Entry, Problem, Survey, printable
 from defectgen.errors import DefectGenError, ImageError, MaskError
@@ -178,13 +179,10 @@ def _look_at_mask(
     entry: Entry, drawn: Value, raw: Image.Image | None, square: Square, found: Survey
 ) -> None:
     try:
+        if type(drawn) is DrawnMask:  # before a file that claims to be large is drawn so
+            _check_size(drawn.size(), raw, found.name(entry.image))
         mask, remark = decode_mask(drawn)
-        height, width = mask.shape
-        if raw is not None and (width, height) != raw.size:
-            raise Unusable(
-                f"is {width}x{height}, but its image {found.name(entry.image)} is "
-                f"{raw.width}x{raw.height}: draw masks at the size of their images"
-            )
+        _check_size(mask.shape, raw, found.name(entry.image))
         if raw is not None and not square_mask(mask, square).any():
             raise Unusable("lies outside the middle of its image: pass square='pad'")
         if turned_apart(entry.image, drawn):
@@ -193,6 +191,14 @@ def _look_at_mask(
             found.warn(_plain(drawn), _of_one(remark), mask=True)
     except Unusable as error:
         found.error(_plain(drawn), str(error), mask=True)
+
+
+def _check_size(size: tuple[int, ...] | None, raw: Image.Image | None, image: str) -> None:
+    if raw is not None and size is not None and size != (raw.height, raw.width):
+        raise Unusable(
+            f"is {size[1]}x{size[0]}, but its image {image} is "
+            f"{raw.width}x{raw.height}: draw masks at the size of their images"
+        )
 
 
 def _of_one(remark: str) -> str:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,22 @@ class Polygon:
 
 
 @dataclass(frozen=True)
+class Circle:
+    """A disk.
+
+    Attributes:
+        center: (x, y), as the points of a `Polygon`, in pixels.
+        radius: in pixels.
+    """
+
+    center: tuple[float, float]
+    radius: float
+
+
+Shape: TypeAlias = "Polygon | Circle | Runs"
+
+
+@dataclass(frozen=True)
 class Runs:
     """Run lengths of background and defect in turn, down the columns, beginning with background.
 
@@ -49,9 +66,7 @@ class DrawnMask(Deferred):
         size: (height, width) in pixels.
     """
 
-    def __init__(
-        self, name: str, shapes: Sequence[Polygon | Runs], size: tuple[int, int] | None
-    ) -> None:
+    def __init__(self, name: str, shapes: Sequence[Shape], size: tuple[int, int] | None) -> None:
         self.name, self.shapes = name, tuple(shapes)
         self._size = size
 
@@ -69,15 +84,22 @@ class DrawnMask(Deferred):
             raise Unusable("has no size: state height and width")
         return self._draw(size, self.shapes)
 
-    def _draw(self, size: tuple[int, int], shapes: Sequence[Polygon | Runs]) -> Image.Image:
+    def _draw(self, size: tuple[int, int], shapes: Sequence[Shape]) -> Image.Image:
         if min(size) < 1 or size[0] * size[1] > MAX_PIXELS:
             raise Unusable(
                 f"is {size[1]}x{size[0]}: 1 to {MAX_PIXELS // 10**6} megapixels are read"
             )
         mask = np.zeros(size, np.bool_)
         for shape in shapes:
-            mask |= fill(shape, size) if isinstance(shape, Polygon) else unroll(shape, size)
+            if isinstance(shape, Runs):
+                mask |= unroll(shape, size)
+            else:
+                fill(mask, shape)
         return as_picture(mask)
+
+
+#: What annotations tell: image -> the types of its defects, and its mask.
+Drawn: TypeAlias = dict[Path, tuple[frozenset[str], DrawnMask]]
 
 
 class ScaledMask(DrawnMask):
@@ -134,48 +156,52 @@ def coordinates(values: Sequence[object], limit: float = MAX_COORDINATE) -> list
     return numbers
 
 
-def circle(center: tuple[float, float], edge: tuple[float, float]) -> Polygon:
-    """Make the outline of a circle, nowhere farther from it than a tenth of a pixel.
+def fill(mask: NDArray[np.bool_], shape: Polygon | Circle) -> None:
+    """Mark the pixels whose centers lie inside an outline.
 
     Args:
-        center: (x, y) in pixels.
-        edge: A point on the circle.
-    """
-    radius = math.dist(center, edge)
-    # n corners stay within r (1 - cos(pi/n)) < r (pi/n)^2 / 2 of the circle.
-    corners = max(16, math.ceil(math.pi * math.sqrt(5 * radius)))
-    angles = [2 * math.pi * k / corners for k in range(corners)]
-    return Polygon(
-        tuple(
-            (center[0] + radius * math.cos(angle), center[1] + radius * math.sin(angle))
-            for angle in angles
-        )
-    )
-
-
-def fill(shape: Polygon, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Mark the pixels whose centers lie inside an outline, by the even-odd rule.
-
-    Args:
+        mask: (H, W), changed in place, in the rows of the outline alone.
         shape: In pixels; what lies outside the picture is cut off.
-        size: (height, width).
-
-    Returns:
-        (H, W) bool.
     """
-    height, width = size
+    if isinstance(shape, Polygon):
+        ys = [y for _, y in shape.points]
+    else:
+        ys = [shape.center[1] - shape.radius, shape.center[1] + shape.radius]
+    first, last = (_centers_above(y, len(mask)) for y in (min(ys), max(ys)))
+    rows, width = np.arange(first, last), mask.shape[1]
+    if first < last:
+        mask[first:last] |= (
+            _inside_polygon(shape, rows, width)
+            if isinstance(shape, Polygon)
+            else _inside_circle(shape, rows, width)
+        )
+
+
+def _centers_above(y: float, height: int) -> int:
+    """How many of the rows have their centers above y."""
+    return min(max(math.ceil(y - 0.5), 0), height)
+
+
+def _inside_circle(shape: Circle, rows: NDArray[np.int64], width: int) -> NDArray[np.bool_]:
+    down = (rows + 0.5 - shape.center[1])[:, None]
+    across = (np.arange(width) + 0.5 - shape.center[0])[None]
+    inside: NDArray[np.bool_] = np.hypot(down, across) < shape.radius
+    return inside
+
+
+def _inside_polygon(shape: Polygon, rows: NDArray[np.int64], width: int) -> NDArray[np.bool_]:
+    """By the even-odd rule."""
     # Each edge flips all that is right of it in the rows it crosses; even numbers cancel out.
-    flips = np.zeros((height, width + 1), np.uint8)
-    points = shape.points
+    top, flips, points = int(rows[0]), np.zeros((len(rows), width + 1), np.uint8), shape.points
     for (x0, y0), (x1, y1) in zip(points, (*points[1:], points[0]), strict=True):
         (upper_x, upper), (lower_x, lower) = sorted(((x0, y0), (x1, y1)), key=lambda p: p[1])
-        first, last = (min(max(math.ceil(y - 0.5), 0), height) for y in (upper, lower))
+        first, last = (_centers_above(y, top + len(rows)) for y in (upper, lower))
         if first >= last:
             continue
-        rows = np.arange(first, last)
-        crossing = upper_x + (rows + 0.5 - upper) * ((lower_x - upper_x) / (lower - upper))
+        crossed = np.arange(first, last)
+        crossing = upper_x + (crossed + 0.5 - upper) * ((lower_x - upper_x) / (lower - upper))
         columns = np.clip(np.ceil(crossing - 0.5), 0, width).astype(np.int64)
-        flips[rows, columns] ^= 1
+        flips[crossed - top, columns] ^= 1
     inside: NDArray[np.bool_] = np.bitwise_xor.accumulate(flips, axis=1)[:, :width] > 0
     return inside
 

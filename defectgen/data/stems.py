@@ -58,19 +58,15 @@ def match(
     """
     stems = {image.stem for image in images}
     fold = str.lower if len({stem.lower() for stem in stems}) == len(stems) else str
-    by_stem = defaultdict(list)
-    for image in images:
-        by_stem[fold(image.stem)].append(image)
+    twins = by_stem(images, fold)
     # The same stem first: an image may be called like a mask itself.
-    found = _assign(masks, by_stem, fold)
+    found = _assign(masks, twins, fold)
     pairs = []
     for image in images:
         own = found[fold(image.stem)]
-        twins = by_stem[fold(image.stem)]
-        if len(twins) > 1:
-            names = ", ".join(twin.name for twin in twins)
-            survey.error(image, f"shares its stem with others ({names}): rename them")
-        elif not own:
+        if shares_stem(survey, image, twins[fold(image.stem)]):
+            continue
+        if not own:
             survey.error(
                 image, f"has no mask: add {image.stem}.png or {image.stem}_mask.png", mask=True
             )
@@ -86,6 +82,22 @@ def match(
                 text = "is a mask without an image: add the image or remove the mask"
                 survey.error(mask, text, mask=True)
     return pairs
+
+
+def by_stem(images: Sequence[Path], fold: Callable[[str], str]) -> dict[str, list[Path]]:
+    """Group images by their stems, as `fold` writes them."""
+    found = defaultdict(list)
+    for image in images:
+        found[fold(image.stem)].append(image)
+    return found
+
+
+def shares_stem(survey: Survey, image: Path, twins: Sequence[Path]) -> bool:
+    """Whether others have the stem of an image, so that no mask tells whose it is: a problem."""
+    if len(twins) > 1:
+        names = ", ".join(survey.name(twin) for twin in twins)
+        survey.error(image, f"shares its stem with others ({names}): rename them")
+    return len(twins) > 1
 
 
 def _assign(

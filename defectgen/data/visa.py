@@ -201,7 +201,7 @@ def _read_annotations(
         mask = files.get(mask_name) if mask_name else None
         if mask_name and mask is None:
             text = f"is named in {ANNOTATIONS} as a mask and is not there: add it"
-            survey.error(mask_name, text, mask=True)
+            survey.error(mask_name, text, mask=True, kind=_kind(row["label"]))
         labels[image] = (_kind(row["label"]), mask)
     return labels
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from defectgen.data.shapes import Polygon, ScaledMask, polygon
+from defectgen.data.shapes import Drawn, DrawnMask, Polygon, ScaledMask, polygon
+from defectgen.data.sidecars import UnusableOf, read_sidecars, tell_orphans
 from defectgen.data.sources import Unusable
 from defectgen.data.survey import Survey, plain_name
 
@@ -18,7 +19,7 @@ MAX_CLASSES = 10_000
 #: Text files in a folder of labels that hold no labels.
 OTHER_NAMES = ("classes.txt", "readme.txt", "license.txt", "notes.txt")
 
-Drawn = dict[Path, tuple[frozenset[str], ScaledMask]]
+_CLASS = re.compile("[0-9]{1,4}")
 
 
 @dataclass
@@ -71,32 +72,21 @@ def read_yolo(survey: Survey, folder: Path, images: Sequence[Path], names: Class
     Returns:
         Image -> the names of its classes, and its mask.
     """
-    labels = {path.stem: path for path in label_files(folder)}
-    stems = {image.stem for image in images}
-    found = {}
-    for image in images:
-        path = labels.get(image.stem)
-        if path is None:
-            survey.error(image, f"has no labels: add {image.stem}.txt", mask=True)
-            continue
-        text = survey.read(path, mask=True)
-        if text is None:
-            continue
+    files = label_files(folder)
+
+    def read(text: str, image: Path, name: str) -> tuple[frozenset[str], DrawnMask]:
         lines = [(n, line.split()) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
         if not lines:
-            survey.error(path, "is empty: outline the defect, or drop the image", mask=True)
-            continue
+            raise Unusable("is empty: outline the defect, or drop the image")
+        numbers = [int(words[0]) for _, words in lines if _CLASS.fullmatch(words[0])]
+        kinds = frozenset(map(names.of, numbers))
         try:
-            outlines = [_outline(number, words) for number, words in lines]
+            return kinds, ScaledMask(name, [_outline(*line) for line in lines], image)
         except Unusable as error:
-            survey.error(path, str(error), mask=True)
-            continue
-        kinds = frozenset(names.of(index) for index, _ in outlines)
-        label = f"{survey.name(path)} ({image.name})"
-        found[image] = kinds, ScaledMask(label, [shape for _, shape in outlines], image)
-    for stem, path in labels.items():
-        if stem not in stems:
-            survey.error(path, "has labels of no image: add the image or remove it", mask=True)
+            raise UnusableOf(str(error), kinds) from error
+
+    found = read_sidecars(survey, files, images, ("labels", ".txt"), read)
+    tell_orphans(survey, files, images)
     return found
 
 
@@ -139,16 +129,16 @@ def _plain_names(text: str) -> list[str]:
     return [line.strip() for line in text.splitlines()]
 
 
-def _outline(number: int, words: Sequence[str]) -> tuple[int, Polygon]:
+def _outline(number: int, words: Sequence[str]) -> Polygon:
     if len(words) == 5:
         raise Unusable(f"line {number} is a box: export segments, as a box is no mask")
-    if not re.fullmatch("[0-9]{1,4}", words[0]):
+    if not _CLASS.fullmatch(words[0]):
         raise Unusable(f"line {number} begins with {words[0][:20]!r}: write the number of a class")
     try:
         values = [float(word) for word in words[1:]]
     except ValueError as error:
         raise Unusable(f"line {number} holds something else than numbers: repair it") from error
     try:
-        return int(words[0]), polygon(values, MAX_SHARE)
+        return polygon(values, MAX_SHARE)
     except Unusable as error:
         raise Unusable(f"line {number} {error}") from error

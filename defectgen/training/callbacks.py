@@ -127,7 +127,10 @@ class RunFolder:
     def on_tick(self, state: TrainState) -> None:
         """History every tick, resume file and sheet every few."""
         self._saved &= len(state.history) % RESUME_TICKS != 0
-        with self._goes_on():
+        with self._goes_on(
+            "training goes on, and writing is tried again at the next record: free some space, or "
+            "the run cannot be resumed."
+        ):
             with atomic_file(self.folder / HISTORY_NAME) as path:
                 path.write_text("".join(json.dumps(record) + "\n" for record in state.history))
             if not self._saved and len(state.history) >= RESUME_TICKS:
@@ -139,7 +142,7 @@ class RunFolder:
     def on_end(self, state: TrainState) -> None:
         """The state as it is now: complete, with a last sheet, or the last good one."""
         self._told = False
-        with self._goes_on():
+        with self._goes_on("the run cannot be resumed from its end: save what was learned."):
             self.save(self.folder / RESUME_NAME, state)
             if state.images >= state.config.kimg * 1000:
                 self._sheet(state)
@@ -148,22 +151,25 @@ class RunFolder:
         self.draw(self.folder / f"sheet_{state.images / 1000:08.2f}kimg.png")
 
     @contextmanager
-    def _goes_on(self) -> Iterator[None]:
+    def _goes_on(self, then: str) -> Iterator[None]:
         """A disk that is full or gone for a while costs a warning, not the training."""
         try:
             yield
         except OSError as error:
             if not self._told:
-                warnings.warn(
-                    f"run_dir: must take what is written; got {error.strerror or error} in "
-                    f"{str(self.folder)!r}; training goes on, and writing is tried again at the "
-                    "next record: free some space, or the run cannot be resumed.",
-                    TrainingWarning,
-                    stacklevel=6,
-                )
+                _warn(self.folder, error, then)
             self._told = True
         else:
             self._told = False
+
+
+def _warn(folder: Path, error: OSError, then: str) -> None:
+    warnings.warn(
+        f"run_dir: must take what is written; got {error.strerror or error} in {str(folder)!r}; "
+        f"{then}",
+        TrainingWarning,
+        stacklevel=7,
+    )
 
 
 def has_run(folder: Path) -> bool:
@@ -235,21 +241,39 @@ class TensorBoard:
     """Scalars of every tick for TensorBoard (extra ``tensorboard``)."""
 
     def __init__(self, folder: Path) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+        self._folder = folder
+        self._writer: Any = None
+        with self._dropped():
+            from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder))
+            self._writer = SummaryWriter(str(folder))
 
     def on_iteration(self, state: TrainState) -> None:
         """Nothing."""
 
     def on_tick(self, state: TrainState) -> None:
         """Write the newest record."""
-        for key, value in state.history[-1].items():
-            self._writer.add_scalar(key, value, state.images)
+        if self._writer is None:
+            return
+        with self._dropped():
+            for key, value in state.history[-1].items():
+                self._writer.add_scalar(key, value, state.images)
 
     def on_end(self, state: TrainState) -> None:
         """Flush and close."""
-        self._writer.close()
+        if self._writer is None:
+            return
+        with self._dropped():
+            self._writer.close()
+
+    @contextmanager
+    def _dropped(self) -> Iterator[None]:
+        """What the disk refuses costs a warning and the curves, not the training."""
+        try:
+            yield
+        except OSError as error:
+            self._writer = None
+            _warn(self._folder, error, "the run has no more curves for TensorBoard.")
 
 
 def tensorboard_available() -> bool:

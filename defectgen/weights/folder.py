@@ -92,6 +92,8 @@ def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
         if code is None:
             raise
         number = int(code[1])
+        if os.name == "nt":  # a number of Windows, of which the fourth argument makes the usual one
+            raise OSError(0, str(error), str(path), number) from error
         raise OSError(number, os.strerror(number), str(path)) from error
 
 

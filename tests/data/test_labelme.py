@@ -11,8 +11,8 @@ from data_trees import mask, photo, spot
 from defectgen import Folder
 from defectgen.data.images import load_pairs
 from defectgen.data.layouts import defect_pairs, good_images
-from defectgen.data.shapes import circle, fill
-from defectgen.errors import MaskError
+from defectgen.data.shapes import Circle, fill
+from defectgen.errors import ImageError, MaskError
 
 BOX = [[10, 10], [20, 10], [20, 20], [10, 20]]
 
@@ -76,14 +76,98 @@ def test_shapes_become_masks_and_labels_types(tmp_path: Path, folder: str) -> No
     assert load_pairs(*data.defects["combined"], resolution=32, channels=3).masks.any()
 
 
-def test_a_circle_is_round_at_any_size() -> None:
+def test_a_circle_is_round_at_any_size_and_takes_no_memory() -> None:
     rows, columns = np.mgrid[:400, :500] + 0.5
-    for radius in (0.0, 0.4, 3.0, 190.0, 1e6):
-        center = 250.0, 200.0
-        drawn = fill(circle(center, (center[0], center[1] + radius)), (400, 500))
-        distance = np.hypot(columns - center[0], rows - center[1]) - radius
-        assert drawn[distance < -0.1].all()
-        assert not drawn[distance > 1e-6].any()
+    center = 250.2, 199.9
+    distance = np.hypot(columns - center[0], rows - center[1])
+    for radius in (0.0, 0.4, 3.0, 190.0, 260.0, 1e6):
+        drawn = np.zeros((400, 500), np.bool_)
+        fill(drawn, Circle(center, radius))
+        assert np.array_equal(drawn, distance < radius)
+
+
+def test_a_file_that_claims_to_be_large_is_not_drawn_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree(tmp_path, {"a": content(shape(BOX)), "b": content(shape(BOX), size=8000)})
+    drawn: list[tuple[int, ...]] = []
+
+    def seen(mask: Any, outline: object) -> None:
+        drawn.append(mask.shape)
+        fill(mask, outline)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("defectgen.data.shapes.fill", seen)
+    with pytest.raises(MaskError, match="is 40x8000, but its image defect/b.png is 40x40"):
+        Folder(tmp_path)
+    assert drawn == [(40, 40)]
+
+
+def test_labels_that_labelme_reserves_are_no_defects(tmp_path: Path) -> None:
+    tree(
+        tmp_path,
+        {
+            "a": content(shape(BOX, label="_background_"), shape([[1, 1], [5, 5]], "rectangle")),
+            "b": content(shape(BOX, "line", "__ignore__"), shape(BOX)),
+        },
+    )
+    data = Folder(tmp_path)
+    assert list(data.defects) == ["scratch"]
+    assert [(np.asarray(m.open()) > 0).sum() for m in data.defects["scratch"].masks] == [16, 100]
+    write(tmp_path / "defect" / "a.json", content(shape(BOX, label="__ignore__")))
+    with pytest.raises(MaskError, match="a.json: has no shape"):
+        Folder(tmp_path)
+
+
+def test_one_file_is_never_that_of_two_images(tmp_path: Path) -> None:
+    tree(tmp_path, {})
+    for k, kind in enumerate("AB"):
+        photo(tmp_path / "defect" / kind / "01.png", 10 + k)
+    write(tmp_path / "labels" / "01.json", content(shape(BOX, label="A")))
+    for kind in "AB":
+        with pytest.raises(ImageError, match=r"01.png: shares its stem with others"):
+            defect_pairs(tmp_path, defect=kind)
+    photo(tmp_path / "plain" / "a.png", 20)
+    photo(tmp_path / "plain" / "a.jpg", 21)
+    write(tmp_path / "plain" / "a.json", content(shape(BOX)))
+    with pytest.raises(ImageError, match=r"a.jpg: shares its stem"):
+        defect_pairs(tmp_path / "plain")
+
+
+def test_a_broken_file_of_one_type_hinders_no_other(tmp_path: Path) -> None:
+    tree(tmp_path, {"a": content(shape(BOX)), "b": content(shape(BOX, "line", "dent"))})
+    assert len(defect_pairs(tmp_path, defect="scratch").images) == 1
+    with pytest.raises(MaskError, match="b.json: shape 0 is of the type 'line'"):
+        defect_pairs(tmp_path, defect="dent")
+    tree(tmp_path / "t", {})
+    for k, kind in enumerate("AB"):
+        photo(tmp_path / "t" / "defect" / kind / f"{k}.png", 10 + k)
+    write(tmp_path / "t" / "labels" / "0.json", content(shape(BOX)))
+    (tmp_path / "t" / "labels" / "1.json").write_bytes(b"\xff\xfe{")
+    assert len(defect_pairs(tmp_path / "t", defect="A").images) == 1
+    with pytest.raises(MaskError, match="1.json: is no UTF-8"):
+        defect_pairs(tmp_path / "t", defect="B")
+
+
+def test_pictures_of_masks_come_first_in_folders_of_types_too(tmp_path: Path) -> None:
+    tree(tmp_path, {})
+    photo(tmp_path / "defect" / "x" / "a.png", 10)
+    write(tmp_path / "masks" / "x" / "a.json", content(shape([[1, 1], [5, 5]], "rectangle")))
+    mask(tmp_path / "masks" / "x" / "a.png")
+    (found,) = Folder(tmp_path).defects["x"].masks
+    assert found == tmp_path / "masks" / "x" / "a.png"
+
+
+@pytest.mark.parametrize(
+    "written", ["[" * 100_000, "\ufeff" + json.dumps(content(shape(BOX)))], ids=["deep", "mark"]
+)
+def test_json_of_no_image(tmp_path: Path, written: str) -> None:
+    tree(tmp_path, {"a": content(shape(BOX))})
+    write(tmp_path / "defect" / "z.json", written)
+    if written[0] == "[":
+        assert len(Folder(tmp_path).defects["scratch"].images) == 1
+    else:
+        with pytest.raises(MaskError, match="z.json: has labels of no image"):
+            Folder(tmp_path)
 
 
 def test_the_first_versions_had_polygons_only(tmp_path: Path) -> None:
@@ -191,7 +275,7 @@ def test_everything_wrong_is_listed_at_once(tmp_path: Path) -> None:
         "nan.json: shape 0 has the coordinate nan",
         "far.json: shape 0 has the coordinate 1000000000.0: up to 1e+06 are read",
         "word.json: shape 0 has the coordinate '1'",
-        "large.json (large.png): is 40x1000000000: 1 to 64 megapixels are read",
+        "large.json: has no imageHeight and imageWidth of a picture",
         "other_size.json (other_size.png): is 40x30, but its image defect/other_size.png is 40x40",
         "outside.json (outside.png): is empty",
         "point.json (point.png): is empty",

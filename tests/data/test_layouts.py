@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from data_trees import mask, mvtec, photo, spot, visa
 
 from defectgen import Folder, MVTecAD, VisA
 from defectgen.data.images import load_images, load_pairs
-from defectgen.data.layouts import defect_pairs, good_images
+from defectgen.data.layouts import _one_type, defect_pairs, good_images
+from defectgen.data.visa import survey_visa
 from defectgen.errors import ConfigError, DataWarning, ImageError, MaskError
 
 BOX = "0.25 0.25 0.5 0.25 0.5 0.5 0.25 0.5"
@@ -218,6 +220,75 @@ def test_other_types_do_not_hinder(tmp_path: Path) -> None:
     assert len(defect_pairs(tmp_path / "o", defect="dent").images) == 1
     with pytest.raises(MaskError, match="bad/hole/a.png: has no mask"):
         defect_pairs(tmp_path / "o", defect="hole")
+
+
+def test_masks_that_are_bad_or_left_over_are_of_their_type(tmp_path: Path) -> None:
+    visa(tmp_path / "v")
+    masks = tmp_path / "v" / "candle" / "Data" / "Masks" / "Anomaly"
+    (masks / "003.png").unlink()
+    assert len(defect_pairs(tmp_path / "v", defect="chunk of wax missing").images) == 2
+    for k, kind in enumerate(("scratch", "dent")):
+        photo(tmp_path / "p" / kind / "a.png", k)
+        mask(tmp_path / "p" / f"{kind}_masks" / "a.png")
+    mask(tmp_path / "p" / "scratch_masks" / "b.png")
+    assert len(defect_pairs(tmp_path / "p", defect="dent").images) == 1
+    with pytest.raises(MaskError, match="b.png: is a mask without an image"):
+        defect_pairs(tmp_path / "p", defect="scratch")
+    mask(own(tmp_path / "o") / "masks" / "gone" / "a.png")
+    assert len(defect_pairs(tmp_path / "o", defect="dent").images) == 1
+
+
+def test_broken_annotations_are_of_the_type_of_their_folder(tmp_path: Path) -> None:
+    for k, kind in enumerate(("dent", "hole")):
+        photo(tmp_path / "bad" / kind / f"{k}.png", 10 + k)
+    size = {"height": 40, "width": 40}
+    box = [10, 10, 20, 10, 20, 20, 10, 20]
+    content = {
+        "images": [{"id": k, "file_name": f"{k}.png", **size} for k in range(2)],
+        "annotations": [
+            {"image_id": 0, "category_id": 0, "segmentation": [], "bbox": [1, 1, 5, 5]},
+            {"image_id": 1, "category_id": 0, "segmentation": [box]},
+        ],
+        "categories": [{"id": 0, "name": "hole"}],
+    }
+    (tmp_path / "annotations.json").write_text(json.dumps(content))
+    assert names(defect_pairs(tmp_path, defect="hole").images) == ["1.png"]
+    with pytest.raises(MaskError, match="0.png: annotation 0 of annotations.json has a box"):
+        defect_pairs(tmp_path, defect="dent")
+
+
+def test_goods_of_the_test_hinder_no_defects(tmp_path: Path) -> None:
+    own(tmp_path)
+    (tmp_path / "test_good").mkdir()
+    assert len(defect_pairs(tmp_path, defect="dent").images) == 1
+    assert len(good_images(tmp_path)) == 2
+
+
+def test_defects_of_the_training_part_come_before_those_of_the_test(tmp_path: Path) -> None:
+    visa(tmp_path)
+    survey = survey_visa(tmp_path / "candle", want="defects")
+    first, *others = [entry for entry in survey.entries if entry.kind == "chunk of wax missing"]
+    survey.entries = [replace(first, part="train"), *others]
+    assert len(others) == 1
+    assert [one.image for one in _one_type(survey, "chunk of wax missing").entries] == [first.image]
+
+
+def test_a_link_to_the_images_is_no_folder_of_masks(tmp_path: Path) -> None:
+    photo(tmp_path / "a" / "0.png", 1)
+    mask(tmp_path / "a" / "0_mask.png")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    assert names(defect_pairs(tmp_path / "a", tmp_path / "b").masks) == ["0_mask.png"]
+
+
+def test_a_picture_beside_what_sample_wrote(tmp_path: Path) -> None:
+    for k in range(2):
+        photo(tmp_path / "images" / f"{k}.png", k)
+        mask(tmp_path / "masks" / f"{k}.png")
+        photo(tmp_path / "normals" / f"{k}.png", 10 + k)
+    photo(tmp_path / "sheet.png", 77)
+    assert names(defect_pairs(tmp_path).images) == ["0.png", "1.png"]
+    with pytest.warns(DataWarning, match="holds pictures itself, which are taken, and a data set"):
+        assert names(good_images(tmp_path)) == ["sheet.png"]
 
 
 def test_only_what_is_wanted_is_decoded(tmp_path: Path) -> None:

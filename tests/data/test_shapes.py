@@ -22,18 +22,24 @@ from defectgen.data.shapes import (
 from defectgen.data.sources import Unusable, open_picture, read_size
 
 
+def filled(shape, size):
+    mask = np.zeros(size, np.bool_)
+    fill(mask, shape)
+    return mask
+
+
 def test_a_rectangle_covers_its_pixels() -> None:
-    mask = fill(polygon([8, 5, 18, 5, 18, 15, 8, 15]), (32, 40))
+    mask = filled(polygon([8, 5, 18, 5, 18, 15, 8, 15]), (32, 40))
     expected = np.zeros((32, 40), bool)
     expected[5:15, 8:18] = True
     assert np.array_equal(mask, expected)
 
 
 def test_what_lies_outside_is_cut_off() -> None:
-    mask = fill(polygon([-10, -10, 100, -10, 100, 3, -10, 3]), (10, 20))
+    mask = filled(polygon([-10, -10, 100, -10, 100, 3, -10, 3]), (10, 20))
     assert mask[:3].all()
     assert not mask[3:].any()
-    assert not fill(polygon([50, 50, 60, 50, 60, 60]), (10, 20)).any()
+    assert not filled(polygon([50, 50, 60, 50, 60, 60]), (10, 20)).any()
 
 
 def test_pixels_whose_centers_lie_inside_are_marked() -> None:
@@ -46,15 +52,15 @@ def test_pixels_whose_centers_lie_inside_are_marked() -> None:
         for (ax, ay), (bx, by) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
             sides.append((bx - ax) * (y - ay) - (by - ay) * (x - ax) > 0)
         inside = np.all(sides, axis=0) | ~np.any(sides, axis=0)
-        assert np.array_equal(fill(polygon(list(corners.reshape(-1))), (24, 24)), inside)
+        assert np.array_equal(filled(polygon(list(corners.reshape(-1))), (24, 24)), inside)
 
 
 def test_concave_and_self_crossing_outlines() -> None:
-    notch = fill(polygon([0, 0, 10, 0, 10, 10, 5, 2, 0, 10]), (10, 10))
+    notch = filled(polygon([0, 0, 10, 0, 10, 10, 5, 2, 0, 10]), (10, 10))
     assert notch[5, 0]
     assert notch[5, 9]
     assert not notch[9, 5]
-    bow = fill(polygon([0, 0, 10, 10, 10, 0, 0, 10]), (10, 10))
+    bow = filled(polygon([0, 0, 10, 10, 10, 0, 0, 10]), (10, 10))
     assert not bow[2, 5]
     assert bow[5, 2]
 

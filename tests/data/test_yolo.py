@@ -8,8 +8,9 @@ from data_trees import photo
 
 from defectgen import Folder
 from defectgen.data.images import load_pairs
+from defectgen.data.layouts import defect_pairs
 from defectgen.data.yolo import yaml_names
-from defectgen.errors import DataWarning, MaskError
+from defectgen.errors import DataWarning, ImageError, MaskError
 
 BOX = "0.25 0.25 0.5 0.25 0.5 0.5 0.25 0.5"
 
@@ -138,3 +139,22 @@ def test_gaps_between_names_are_numbered(tmp_path: Path) -> None:
     assert [problem.reason for problem in report.problems] == [
         "has no name for class 1, here called class_1: add it"
     ]
+
+
+def test_one_file_is_never_that_of_two_images(tmp_path: Path) -> None:
+    tree(tmp_path, {})
+    for k, kind in enumerate("AB"):
+        photo(tmp_path / "defect" / kind / "01.png", 10 + k)
+    (tmp_path / "labels").mkdir(exist_ok=True)
+    (tmp_path / "labels" / "01.txt").write_text(f"0 {BOX}")
+    for kind in "AB":
+        with pytest.raises(ImageError, match="01.png: shares its stem with others"):
+            defect_pairs(tmp_path, defect=kind)
+
+
+def test_a_broken_file_of_one_type_hinders_no_other(tmp_path: Path) -> None:
+    tree(tmp_path, {"a": f"0 {BOX}", "b": "1 0.1 0.1 0.2 0.2"})
+    (tmp_path / "labels" / "classes.txt").write_text("dent\nhole")
+    assert len(defect_pairs(tmp_path, defect="dent").images) == 1
+    with pytest.raises(MaskError, match="b.txt: line 1 is a box"):
+        defect_pairs(tmp_path, defect="hole")

@@ -157,20 +157,7 @@ def test_interrupted_run_leaves_the_resume_file_of_the_last_tick(
     with pytest.raises(KeyboardInterrupt):
         run(state, batches, [linear_phase(state, before=stop)], callbacks, tick_images=8)
     assert (tmp_path / "resume.pt").read_text() == "2 8"
-
-
-def test_an_interrupted_run_draws_no_last_sheet(make_state, linear_phase, batches, tmp_path):
-    state = make_state()
-
-    def stop(loss):
-        if state.iteration == 3:
-            raise KeyboardInterrupt
-        return loss
-
-    callbacks = [run_folder(tmp_path)]
-    with pytest.raises(KeyboardInterrupt):
-        run(state, batches, [linear_phase(state, before=stop)], callbacks, tick_images=4)
-    assert list(tmp_path.glob("sheet_*")) == []
+    assert list(tmp_path.glob("sheet_*")) == []  # only a run that ends draws a last one
 
 
 @ALARMS
@@ -208,9 +195,10 @@ def test_what_cannot_be_written_at_the_end_is_told_again(
 
     callbacks = [RunFolder(tmp_path, save, lambda path: None)]
     run(state, batches, [linear_phase(state)], callbacks, tick_images=4)
-    assert [str(w.message).partition(" in ")[0] for w in recwarn] == 2 * [
-        "run_dir: must take what is written; got Input/output error"
-    ]
+    first, last = (str(w.message) for w in recwarn)
+    said = f"run_dir: must take what is written; got Input/output error in {str(tmp_path)!r}; "
+    assert first.startswith(f"{said}training goes on, and writing is tried again")
+    assert last == f"{said}the run cannot be resumed from its end: save what was learned."
     assert state.images == 40
 
 
@@ -330,6 +318,39 @@ def test_tensorboard_is_handed_every_number_and_closed(make_state, monkeypatch, 
     board.on_tick(state)
     board.on_end(state)
     assert calls == [str(tmp_path), ("kimg", 0.5, 500), ("loss/G", 2.0, 500), "closed"]
+
+
+@ALARMS
+@pytest.mark.parametrize("step", ["open", "write", "close"])
+def test_curves_that_cannot_be_written_cost_no_training(
+    make_state, linear_phase, batches, monkeypatch, tmp_path, recwarn, step
+):
+    calls = []
+
+    class Writer:
+        def __init__(self, folder):
+            self.act("open")
+
+        def act(self, name):
+            calls.append(name)
+            if name == step:
+                raise OSError(28, "No space left on device")
+
+        def add_scalar(self, *arguments):
+            self.act("write")
+
+        def close(self):
+            self.act("close")
+
+    board = SimpleNamespace(SummaryWriter=Writer)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", board)
+    state = make_state(kimg=0.04)
+    run(state, batches, [linear_phase(state)], [TensorBoard(tmp_path)], tick_images=4)
+    assert state.images == 40
+    (warning,) = recwarn
+    assert "got No space left on device in" in str(warning.message)
+    assert calls.count("open") == 1
+    assert calls[-1] == step  # and nothing after it
 
 
 @pytest.mark.skipif(not tensorboard_available(), reason="needs the extra tensorboard")
