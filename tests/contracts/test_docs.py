@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import pkgutil
 import re
 import subprocess
 import sys
@@ -48,11 +49,6 @@ def options(text: str) -> set[str]:
     return set(re.findall(r"(?<![\w-])(--[a-z][a-z-]*)", text)) - {"--help"}
 
 
-def resolve(path: str) -> object:
-    module, _, name = path.rpartition(".")
-    return getattr(importlib.import_module(module), name)
-
-
 @EACH
 def test_links_lead_somewhere(page):
     text = page.read_text(encoding="utf-8")
@@ -76,7 +72,7 @@ def test_every_public_name_has_a_place_in_the_reference():
     classes = set(defectgen.__all__) - {"__version__"}
     assert {path.rpartition(".")[2] for path in there} >= classes
     for path, members in there.items():
-        owner = resolve(path)
+        owner = pkgutil.resolve_name(path)
         assert [name for name in members if not hasattr(owner, name)] == []
 
 

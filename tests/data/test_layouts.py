@@ -41,6 +41,25 @@ def own(root: Path) -> Path:
     return root
 
 
+OUTLINE = [10, 10, 20, 10, 20, 20, 10, 20]
+
+
+def coco(path: Path, *records: tuple[str, list[list[int]]]) -> Path:
+    """Annotations of 0.png, 1.png, ...: the category, and the segmentation, empty for a box."""
+    size = {"height": 40, "width": 40}
+    names = sorted({name for name, _ in records})
+    content = {
+        "images": [{"id": k, "file_name": f"{k}.png", **size} for k in range(len(records))],
+        "annotations": [
+            {"image_id": k, "category_id": names.index(name), "segmentation": outlines}
+            for k, (name, outlines) in enumerate(records)
+        ],
+        "categories": [{"id": k, "name": name} for k, name in enumerate(names)],
+    }
+    path.write_text(json.dumps(content))
+    return path
+
+
 def refuse(*values: object, **more: object) -> None:
     raise AssertionError("opened what nobody asked for")
 
@@ -241,17 +260,7 @@ def test_masks_that_are_bad_or_left_over_are_of_their_type(tmp_path: Path) -> No
 def test_broken_annotations_are_of_the_type_of_their_folder(tmp_path: Path) -> None:
     for k, kind in enumerate(("dent", "hole")):
         photo(tmp_path / "bad" / kind / f"{k}.png", 10 + k)
-    size = {"height": 40, "width": 40}
-    box = [10, 10, 20, 10, 20, 20, 10, 20]
-    content = {
-        "images": [{"id": k, "file_name": f"{k}.png", **size} for k in range(2)],
-        "annotations": [
-            {"image_id": 0, "category_id": 0, "segmentation": [], "bbox": [1, 1, 5, 5]},
-            {"image_id": 1, "category_id": 0, "segmentation": [box]},
-        ],
-        "categories": [{"id": 0, "name": "hole"}],
-    }
-    (tmp_path / "annotations.json").write_text(json.dumps(content))
+    coco(tmp_path / "annotations.json", ("hole", []), ("hole", [OUTLINE]))
     assert names(defect_pairs(tmp_path, defect="hole").images) == ["1.png"]
     with pytest.raises(MaskError, match="0.png: annotation 0 of annotations.json has a box"):
         defect_pairs(tmp_path, defect="dent")
@@ -361,40 +370,22 @@ def test_oblong_pairs(tmp_path: Path) -> None:
 
 def test_coco_file_of_a_folder(tmp_path: Path) -> None:
     images, _ = plain(tmp_path, 2)
-    outline = [10, 10, 20, 10, 20, 20, 10, 20]
-    content = {
-        "images": [{"id": k, "file_name": f"{k}.png", "height": 40, "width": 40} for k in range(2)],
-        "annotations": [
-            {"image_id": k, "category_id": k, "segmentation": [outline]} for k in range(2)
-        ],
-        "categories": [{"id": 0, "name": "dent"}, {"id": 1, "name": "hole"}],
-    }
-    (tmp_path / "c.json").write_text(json.dumps(content))
+    file = coco(tmp_path / "c.json", ("dent", [OUTLINE]), ("hole", [OUTLINE]))
     with pytest.raises(ConfigError, match="several types .* choose dent, hole"):
-        defect_pairs(images, tmp_path / "c.json")
-    found = defect_pairs(images, tmp_path / "c.json", defect="hole")
+        defect_pairs(images, file)
+    found = defect_pairs(images, file, defect="hole")
     assert names(found.images) == ["1.png"]
     assert np.array_equal(np.asarray(found.masks[0].open()), spot())
 
 
 def test_boxes_of_one_category_hinder_no_other(tmp_path: Path) -> None:
     images, _ = plain(tmp_path, 2)
-    size = {"height": 40, "width": 40}
-    box = [10, 10, 20, 10, 20, 20, 10, 20]
-    content = {
-        "images": [{"id": k, "file_name": f"{k}.png", **size} for k in range(2)],
-        "annotations": [
-            {"image_id": 0, "category_id": 0, "segmentation": [], "bbox": [1, 1, 5, 5]},
-            {"image_id": 1, "category_id": 1, "segmentation": [box]},
-        ],
-        "categories": [{"id": 0, "name": "dent"}, {"id": 1, "name": "hole"}],
-    }
-    (tmp_path / "c.json").write_text(json.dumps(content))
-    assert names(defect_pairs(images, tmp_path / "c.json", defect="hole").images) == ["1.png"]
+    file = coco(tmp_path / "c.json", ("dent", []), ("hole", [OUTLINE]))
+    assert names(defect_pairs(images, file, defect="hole").images) == ["1.png"]
     with pytest.raises(ConfigError, match="choose dent, hole"):
-        defect_pairs(images, tmp_path / "c.json")
+        defect_pairs(images, file)
     with pytest.raises(MaskError, match="0.png: annotation 0 of c.json has a box but no outline"):
-        defect_pairs(images, tmp_path / "c.json", defect="dent")
+        defect_pairs(images, file, defect="dent")
 
 
 @pytest.mark.parametrize("beside", [True, False])
