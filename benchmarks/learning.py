@@ -4,8 +4,9 @@
     python benchmarks/learning.py --data DATA --sets magnetic_tile/break --recipes default --seeds 0
 
 ``DATA`` holds ``mvtec_bottle``, ``magnetic_tile`` and ``hazelnut_toy`` in the layout of MVTec AD at
-256 px. Backbones, fits and results lie in ``--cache``; run again, it goes on where it was stopped,
-also within a fit. ``--parts`` leaves out what takes longest. At the end the table of whatever has
+256 px; ``--sets`` knows four more, on which nothing was chosen (``learning_sets.UNSEEN``).
+Backbones, fits and results lie in ``--cache``; run again, it goes on where it was stopped, also
+within a fit. ``--parts`` leaves out what takes longest. At the end the table of whatever has
 been measured so far is printed. What ``--results`` holds was measured before, perhaps elsewhere,
 and is not measured again; what is new is added there: the work can be spread over machines.
 """
@@ -39,7 +40,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache/defectgen-learning")
-    parser.add_argument("--sets", nargs="+", help="default: all six")
+    parser.add_argument("--sets", nargs="+", help="default: the six")
     parser.add_argument("--recipes", nargs="*", default=["default", "dfmgan", "dfmgan-time"])
     parser.add_argument("--backbones", nargs="*", default=["default", "plain"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
@@ -94,10 +95,10 @@ def wanted(given: argparse.Namespace) -> Iterator[tuple[Key, Path, Train, Score]
     from benchmarks.learning_backbones import backbone_folder, backbone_of, goods_of
     from benchmarks.learning_fits import fit_folder, fit_of
     from benchmarks.learning_scores import downstream_of, scores_of
-    from benchmarks.learning_sets import SETS
+    from benchmarks.learning_sets import ALL, SETS
 
     names = given.sets or list(SETS)
-    products = dict.fromkeys(SETS[name][0] for name in names)
+    products = dict.fromkeys(ALL[name][0] for name in names)
     for label, product, seed in itertools.product(given.backbones, products, given.seeds):
         train = partial(backbone_of, product, label, seed, given.data, given.cache)
         folder = backbone_folder(product, label, seed, given.cache)

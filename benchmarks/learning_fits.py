@@ -8,7 +8,7 @@ from typing import Any
 
 import defectgen.synthesizer
 from benchmarks.learning_backbones import backbone_of, budget_of, changed, run_of, timed
-from benchmarks.learning_sets import SETS, load_defects
+from benchmarks.learning_sets import ALL, load_defects
 from defectgen import DefectBatch, DefectSynthesizer
 from defectgen.sheet import SheetRow, contact_sheet
 
@@ -64,7 +64,7 @@ def fit_of(name: str, label: str, seed: int, data: Path, cache: Path) -> Path:
     """Folder of the fit, made now if it is not there; its samples lie beside it."""
     folder = fit_folder(name, label, seed, cache)
     recipe = RECIPES[label]
-    below = backbone_of(SETS[name][0], recipe.backbone, seed, data, cache)
+    below = backbone_of(ALL[name][0], recipe.backbone, seed, data, cache)
     if (folder / "config.json").is_file():
         return folder
     train, _ = load_defects(data, name)

@@ -12,7 +12,7 @@ from benchmarks.learning_backbones import minutes_of
 from benchmarks.learning_bootstrap import kid_draws
 from benchmarks.learning_fits import SAMPLES, draw_sheet, drawn
 from benchmarks.learning_records import Measured
-from benchmarks.learning_sets import SETS, load_defects, load_goods
+from benchmarks.learning_sets import ALL, load_defects, load_goods
 from defectgen import DefectSynthesizer
 from defectgen.augment.pipe import AugmentPipe
 from defectgen.augment.policy import AugmentPolicy
@@ -71,7 +71,7 @@ def downstream_of(folder: Path, name: str, seed: int, data: Path) -> Measured:
     from benchmarks import learning_unet
 
     train, test = (pairs_of(some) for some in load_defects(data, name))
-    goods, test_goods = (some.images.float() / 255 for some in load_goods(data, SETS[name][0]))
+    goods, test_goods = (some.images.float() / 255 for some in load_goods(data, ALL[name][0]))
     images, masks, normals = drawn(folder, seed).triplets()
     full = masks.flatten(1).any(1)  # a sample without a defect is a good part, and says so
     full |= ~full.any()  # a dead branch: the detector is shown what there is

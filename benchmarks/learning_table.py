@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.learning_bootstrap import DRAWS, LEVEL, interval
 from benchmarks.learning_records import Records
-from benchmarks.learning_sets import FEWEST, PRODUCTS, SETS
+from benchmarks.learning_sets import ALL, FEWEST, PRODUCTS
 from benchmarks.learning_unet import PROTOCOL
 from defectgen.metrics.distances import unseen_share
 
@@ -49,7 +49,7 @@ def render(records: Records, backbones: Sequence[str], labels: Sequence[str]) ->
         blocks += [f"### Recipe {label}", scores_table(records, label)]
     if labels:
         blocks += ["### KID: difference to", differences(records, labels)]
-    nets = [net_table(records, x) for x in labels if records.names("downstream", x, SETS)]
+    nets = [net_table(records, x) for x in labels if records.names("downstream", x, ALL)]
     if nets:
         blocks += ["### Downstream: pixel average precision", *nets, PROTOCOL]
     blocks.append("\n".join(f"- {line}" for line in records.origins()))
@@ -58,7 +58,7 @@ def render(records: Records, backbones: Sequence[str], labels: Sequence[str]) ->
 
 def scores_table(records: Records, label: str) -> str:
     """A row per score, a column per set."""
-    names = records.names("scores", label, SETS)
+    names = records.names("scores", label, ALL)
     lines = table_head("score", names)
     lines.append(row("seeds", [len(records.seeds("scores", label, name)) for name in names]))
     minutes = [mean(map(minutes_of, records.all("scores", label, name))) for name in names]
@@ -97,7 +97,7 @@ def goods_table(records: Records, labels: Sequence[str]) -> str:
 def differences(records: Records, labels: Sequence[str]) -> str:
     """KID of the first recipe minus that of what it is compared with."""
     first, *others = labels
-    names = records.names("scores", first, SETS)
+    names = records.names("scores", first, ALL)
     lines = table_head("view, compared with", names)
     for view in ("whole", "window"):
         for other in ("good twins", "copy-paste", *others):
@@ -133,7 +133,7 @@ def difference(records: Records, first: str, other: str, name: str, view: str) -
 
 def net_table(records: Records, label: str) -> str:
     """AP of each arm, and differences with intervals, a column per set."""
-    names = records.names("downstream", label, SETS)
+    names = records.names("downstream", label, ALL)
     found = {name: records.all("downstream", label, name) for name in names}
     lines = table_head(f"{label}, AP x 100", names)
     lines.append(row("seeds", [len(found[name]) for name in names]))

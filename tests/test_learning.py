@@ -84,6 +84,27 @@ def test_the_first_pairs_by_name_are_learned_and_the_others_are_the_test(tiles):
     assert again.digest == train.digest
 
 
+def test_one_defect_of_each_circuit(tmp_path):
+    """They have no list of groups: a file is named for its circuit and the place on it."""
+    part = tmp_path / "deeppcb_20085"
+    for folder, names in {"train/good": "ab", "test/good": "c", "test/open": ""}.items():
+        (part / folder).mkdir(parents=True)
+        for name in names:
+            Image.new("L", (256, 256), 255).save(part / folder / f"{name}.png")
+    (part / "ground_truth/open").mkdir(parents=True)
+    for index, name in enumerate(["d_5", "d_7", *(f"{k}_0" for k in "efghij")]):
+        Image.new("L", (256, 256), 30 * index).save(part / f"test/open/{name}.png")
+        mask = Image.new("L", (256, 256))
+        mask.paste(255, (100, 100, 104, 104))
+        mask.save(part / f"ground_truth/open/{name}_mask.png")
+    with pytest.warns(defectgen.DataWarning, match="repeat"):
+        goods = learning_sets.load_goods(tmp_path, "circuit")
+    assert [len(some.images) for some in goods] == [2 * 4, 4]
+    train, test = learning_sets.load_defects(tmp_path, "deeppcb_20085/open")
+    assert [int(image.max()) for image in train.images] == [0, 60, 90, 120, 150]
+    assert [int(image.max()) for image in test.images] == [180, 210]
+
+
 @pytest.mark.parametrize(
     ("box", "starts"),
     [
