@@ -22,6 +22,7 @@ from defectgen.networks.synthesis import Generator
 from defectgen.rng import generator, sample_seeds
 from defectgen.sampling import backbone_sheet, draw_good
 from defectgen.training.backbone_task import BackboneTask, new_discriminator
+from defectgen.training.footprint import GAME, warn_if_short
 from defectgen.training.phases import Batch
 
 #: Share of the variance that the mean image has: of a part in a fixed pose at least, of a texture
@@ -138,6 +139,7 @@ def run_task(
         drawn = draw_good(task.average, sample_seeds(JUDGED, 0), 1.0)
         return patch_distance(data.images, drawn)
 
+    warn_if_short(task.network.config, config, GAME, task.state.weights(), real.device)
     run = Run(
         title="backbone",
         kind="backbone",

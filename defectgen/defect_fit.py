@@ -30,6 +30,7 @@ from defectgen.rng import sample_seeds
 from defectgen.sampling import SAMPLE_BATCH, defect_sheet, iter_defects
 from defectgen.training.defect_start import continued, new_networks, set_mask_bias
 from defectgen.training.defect_task import DefectTask
+from defectgen.training.footprint import GAME, IMPOSED, warn_if_short
 from defectgen.training.imposed_task import ImposedTask
 from defectgen.training.phases import Batch
 
@@ -180,6 +181,8 @@ def run_task(
         )
         return judged(pairs, DefectBatch.concat(list(parts)))
 
+    kind = IMPOSED if task.branch.known is not None else GAME
+    warn_if_short(task.backbone.config, config, kind, task.state.weights(), device)
     run = Run(
         title="defect",
         kind="synthesizer",

@@ -50,7 +50,7 @@ class DataWarning(DefectGenWarning):
 
 
 class TrainingWarning(DefectGenWarning):
-    """Training goes on, but the numbers say that its result may be poor."""
+    """Training goes on, but the numbers say that its result may be poor, or that it may not end."""
 
 
 class KernelWarning(DefectGenWarning):

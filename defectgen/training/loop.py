@@ -10,6 +10,7 @@ from torch import Tensor
 
 from defectgen.errors import TrainingError
 from defectgen.memory import hand_back
+from defectgen.training.footprint import out_of_memory
 from defectgen.training.phases import Batch, Phase
 from defectgen.training.state import TrainState
 
@@ -57,18 +58,26 @@ def run(
             run, every fifth tick and at the end. The averages end as the best ones it saw.
 
     Raises:
-        TrainingError: if a loss is not finite or ten steps in a row had a non-finite gradient;
-            the state is then the last good one (of the last tick), as after any other error.
+        TrainingError: if a loss is not finite, ten steps in a row had a non-finite gradient, or
+            memory ended; the state is then the last good one (of the last tick), as after any
+            other error.
     """
     good = [state.snapshot()]
     try:
         _iterate(state, batches, phases, callbacks, tick_images, good, judge)
         state.take_best()
-    except BaseException:
+    except BaseException as error:
         # Whatever it is, it may come between two steps of one iteration, and only ticks are
         # consistent; the callbacks must not write anything else into a resume file.
         state.load_state_dict(good[0])
-        raise
+        if not out_of_memory(error):
+            raise
+        batch = state.config.batch_size
+        advice = f"batch_size={batch // 2}" if batch > 1 else "a lower resolution"
+        raise TrainingError(
+            f"batch_size: as many images as fit into memory; got {batch}, which did not at "
+            f"{state.images / 1000:.2f} kimg; the last good state is kept, construct with {advice}"
+        ) from error
     finally:
         for callback in callbacks:
             callback.on_end(state)

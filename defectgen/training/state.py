@@ -63,6 +63,10 @@ class TrainState:
         self.best_score = math.inf
         self.best: dict[str, dict[str, Tensor]] = {}
 
+    def weights(self) -> int:
+        """How many numbers are trained."""
+        return sum(p.numel() for module in self.modules.values() for p in module.parameters())
+
     def consider(self, score: float) -> None:
         """Keep the averages as they are now if no earlier ones had so low a score."""
         if score < self.best_score:

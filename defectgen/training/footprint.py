@@ -1,0 +1,109 @@
+"""What a training takes in memory, told before it begins: a killed process says nothing."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+
+import torch
+
+from defectgen.config import BackboneConfig, TrainConfig
+from defectgen.errors import TrainingWarning
+
+#: Peak of one step for each activation of the generator, in numbers of float32: what all losses
+#: keep of generator and discriminators, gradients of gradients. Measured on a CPU at 64 to 512 px
+#: (docs/performance.md), and more where defects are drawn into given masks.
+GAME, IMPOSED = 16, 24
+HALF_BITS = 0.65
+#: Gradient and two moments for each weight that is trained.
+COPIES = 3
+FLOAT = 4
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def needed(shape: BackboneConfig, train: TrainConfig, per_activation: int, weights: int) -> int:
+    """About how many bytes a training takes beyond its images and networks.
+
+    Args:
+        shape: of the backbone.
+        train: tells batch size and precision.
+        per_activation: `GAME`, or `IMPOSED` where a defect is drawn into given masks.
+        weights: how many numbers are trained.
+    """
+    sides = [1 << level for level in range(2, shape.resolution.bit_length())]
+    activations = sum(shape.width(side) * side * side for side in sides)
+    kept = train.batch_size * activations * per_activation * FLOAT
+    half = train.precision == "bf16"
+    return round(kept * (HALF_BITS if half else 1)) + COPIES * FLOAT * weights
+
+
+def free(device: torch.device) -> int | None:
+    """Bytes that a training may still take on this device, None where nobody knows."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    known = [some for some in (_free_of_system(), _free_of_container()) if some is not None]
+    return min(known) if device.type == "cpu" and known else None
+
+
+def warn_if_short(
+    shape: BackboneConfig,
+    train: TrainConfig,
+    per_activation: int,
+    weights: int,
+    device: torch.device,
+) -> None:
+    """Warn of a training that takes more memory than there is; arguments as in `needed`.
+
+    Warns:
+        TrainingWarning: with the largest batch that fits, or a lower resolution.
+    """
+    room, want = free(device), needed(shape, train, per_activation, weights)
+    if room is None or want <= room:
+        return
+    fixed = COPIES * FLOAT * weights
+    fits = max(0, room - fixed) * train.batch_size // (want - fixed)
+    advice = f"batch_size={fits}" if fits else "a lower resolution"
+    warnings.warn(
+        f"batch_size: as many images as fit into memory; {train.batch_size} of {shape.resolution} "
+        f"px take about {want / 1e9:.1f} GB to train, and {room / 1e9:.1f} GB are free; "
+        f"construct with {advice}",
+        TrainingWarning,
+        stacklevel=5,  # warn_if_short, run_task, _fit, fit: whoever called that,
+    )
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether this is what Python, or PyTorch on any device, raises where memory ends."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "allocate memory" in str(error)
+
+
+def _free_of_system() -> int | None:
+    """What Linux calls available; elsewhere all the memory there is."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        found = dict(line.split(":") for line in lines)
+        return int(found["MemAvailable"].split()[0]) * 1024
+    except (OSError, ValueError, KeyError):
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):  # Windows has no such question
+        return None
+
+
+def _free_of_container() -> int | None:
+    """What a container may still take: its limit without what it holds, but for cached files."""
+    try:
+        limit, used = (
+            int((_CGROUP / name).read_text(encoding="ascii"))
+            for name in ("memory.max", "memory.current")
+        )
+        lines = (_CGROUP / "memory.stat").read_text(encoding="ascii").splitlines()
+        cached = int(dict(line.split() for line in lines)["inactive_file"])
+    except (OSError, ValueError, KeyError):  # no container, no limit ("max"), or an older kernel
+        return None
+    return max(0, limit - used + cached)
