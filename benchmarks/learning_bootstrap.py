@@ -11,18 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from defectgen.downstream.curve import DRAWS
 from defectgen.rng import generator
-
-#: Resamples, and the share of them inside the interval.
-DRAWS, LEVEL = 1000, 0.9
-
-
-def interval(draws: Tensor, level: float = LEVEL) -> tuple[float, float, float]:
-    """Value on the data as they are, and the ends of the percentile interval of the resamples."""
-    values = draws.double()
-    ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-    low, high = torch.quantile(values[1:], ends).tolist()
-    return float(values[0]), low, high
 
 
 def kid_draws(real: Tensor, fake: Tensor, origin: str, seed: int = 0) -> Tensor:

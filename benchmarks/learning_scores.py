@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -17,6 +16,8 @@ from defectgen import DefectSynthesizer
 from defectgen.augment.pipe import AugmentPipe
 from defectgen.augment.policy import AugmentPolicy
 from defectgen.data.images import PairSet
+from defectgen.downstream.arms import run
+from defectgen.downstream.detector import Pairs
 from defectgen.metrics.features import find_extractor
 from defectgen.metrics.paste import copy_paste
 
@@ -68,8 +69,6 @@ def scores_of(folder: Path, name: str, seed: int, data: Path) -> Measured:
 
 def downstream_of(folder: Path, name: str, seed: int, data: Path) -> Measured:
     """Pixel AP of a U-Net on test defects and unseen goods, with and without generated pairs."""
-    from benchmarks import learning_unet
-
     train, test = (pairs_of(some) for some in load_defects(data, name))
     goods, test_goods = (some.images.float() / 255 for some in load_goods(data, ALL[name][0]))
     images, masks, normals = drawn(folder, seed).triplets()
@@ -79,15 +78,13 @@ def downstream_of(folder: Path, name: str, seed: int, data: Path) -> Measured:
     policy = DefectSynthesizer.from_pretrained(folder).backbone_.config_["augment"]["policy"]
     sources = {
         "real": train,
-        "generated": learning_unet.Pairs(images[full], masks[full]),
-        "copy-paste": learning_unet.Pairs(pasted[0], pasted[1]),
+        "generated": Pairs(images[full], masks[full]),
+        "copy-paste": Pairs(pasted[0], pasted[1]),
     }
     pipe = AugmentPipe(AugmentPolicy.from_dict(policy))
-    return learning_unet.run(sources, goods, test, test_goods, pipe, log.info)
+    return run(sources, goods, test, test_goods, pipe, log.info)
 
 
-def pairs_of(pairs: PairSet) -> Any:
+def pairs_of(pairs: PairSet) -> Pairs:
     """Loaded pairs as the U-Net wants them."""
-    from benchmarks import learning_unet
-
-    return learning_unet.Pairs(pairs.images.float() / 255, pairs.masks.bool())
+    return Pairs(pairs.images.float() / 255, pairs.masks.bool())

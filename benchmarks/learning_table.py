@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.learning_bootstrap import DRAWS, LEVEL, interval
 from benchmarks.learning_records import Records
 from benchmarks.learning_sets import ALL, FEWEST, PRODUCTS
-from benchmarks.learning_unet import PROTOCOL
+from defectgen.downstream.arms import protocol
+from defectgen.downstream.curve import DRAWS, LEVEL, interval
 from defectgen.metrics.distances import unseen_share
 
 #: Scores of the first table with their columns.
@@ -51,7 +51,7 @@ def render(records: Records, backbones: Sequence[str], labels: Sequence[str]) ->
         blocks += ["### KID: difference to", differences(records, labels)]
     nets = [net_table(records, x) for x in labels if records.names("downstream", x, ALL)]
     if nets:
-        blocks += ["### Downstream: pixel average precision", *nets, PROTOCOL]
+        blocks += ["### Downstream: pixel average precision", *nets, protocol()]
     blocks.append("\n".join(f"- {line}" for line in records.origins()))
     return "\n\n".join(blocks)
 

@@ -14,6 +14,7 @@ from defectgen.arguments_data import (
     add_good_images,
 )
 from defectgen.arguments_hub import add_push_arguments, add_revision, add_zoo_arguments
+from defectgen.arguments_scores import add_downstream_arguments, add_evaluate_arguments
 from defectgen.files import run_beside
 
 
@@ -28,8 +29,8 @@ def command_line() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         dest="command", required=True, metavar="COMMAND", parser_class=LateMasks
     )
-    adders = (_add_demo, _add_backbone, _add_fit, _add_sample, _add_evaluate, _add_info)
-    for add in (*adders, _add_push, _add_data, _add_zoo, _add_kernels):
+    adders = (_add_demo, _add_backbone, _add_fit, _add_sample, _add_evaluate, _add_downstream)
+    for add in (*adders, _add_info, _add_push, _add_data, _add_zoo, _add_kernels):
         add(commands)
     return parser
 
@@ -199,14 +200,25 @@ def _add_evaluate(commands: Any) -> None:
         "photos/masks --json scores.json",
     )
     _add_model(parser)
-    parser.add_argument("real_imgs", metavar="REAL_IMGS", help="folder of real defects")
-    parser.add_argument("real_masks", metavar="REAL_MASKS", help="folder of their masks")
-    parser.add_argument(
-        "--training",
-        nargs=2,
-        metavar=("IMGS", "MASKS"),
-        help="what fit got: for memorization, IC-LPIPS and the copy-paste yardstick",
+    add_evaluate_arguments(parser)
+    _add_judge(parser)
+
+
+def _add_downstream(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "downstream",
+        "Does a detector get better with samples? Train small ones with and without.",
+        "  defectgen downstream models/scratch --training photos/scratch photos/masks "
+        "--test test/scratch test/masks --goods photos/good",
     )
+    _add_model(parser)
+    add_downstream_arguments(parser)
+    _add_judge(parser)
+
+
+def _add_judge(parser: argparse.ArgumentParser) -> None:
+    """What both commands that judge samples take."""
     parser.add_argument("-n", type=int, default=200, metavar="N", help="samples (default: 200)")
     parser.add_argument("--seed", type=int, default=0, help="sample i has the seed SEED + i")
     parser.add_argument("--json", metavar="FILE", help="write the scores there, too")

@@ -12,7 +12,7 @@ from pathlib import Path
 from defectgen.arguments import command_line, run_folder
 from defectgen.console import disk_text, messages_on_stderr
 from defectgen.errors import ConfigError, DefectGenError
-from defectgen.files import RESUME_NAME, check_fillable, check_writable, run_beside
+from defectgen.files import RESUME_NAME, check_fillable, run_beside
 
 # The commands import what is heavy themselves, so that --help answers at once.
 
@@ -154,28 +154,15 @@ def _sample(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    import json
+    from defectgen.cli_scores import evaluate_text
 
-    from defectgen.files import atomic_file
-    from defectgen.synthesizer import DefectSynthesizer
+    _show(evaluate_text(arguments))
 
-    synth = DefectSynthesizer.from_pretrained(
-        arguments.model, revision=arguments.revision, device=arguments.device
-    )
-    synth.set_params(precision=arguments.precision)
-    if arguments.json is not None:
-        check_writable(arguments.json, "--json", folder=False)
-    found = synth.evaluate(
-        arguments.real_imgs,
-        arguments.real_masks,
-        training=arguments.training,
-        n=arguments.n,
-        seed=arguments.seed,
-    )
-    _show(found.table())
-    if arguments.json is not None:
-        with atomic_file(Path(arguments.json)) as temporary:
-            temporary.write_text(json.dumps(found.to_dict(), indent=1) + "\n", encoding="utf-8")
+
+def _downstream(arguments: argparse.Namespace) -> None:
+    from defectgen.cli_scores import downstream_text
+
+    _show(downstream_text(arguments))
 
 
 def _info(arguments: argparse.Namespace) -> None:
@@ -222,6 +209,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "fit": _fit,
     "sample": _sample,
     "evaluate": _evaluate,
+    "downstream": _downstream,
     "info": _info,
     "push": _push,
     "data": _data,

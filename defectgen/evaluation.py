@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from torch import Tensor
 
 from defectgen import __version__
-from defectgen.adapter import synthesizer_tensors
 from defectgen.backbone import Backbone
 from defectgen.batch import DefectBatch
 from defectgen.checks import check_range
-from defectgen.data.images import ImageSet, load_pairs
+from defectgen.data.images import ImageSet
 from defectgen.data.sources import ImageSource
-from defectgen.errors import ConfigError, DataWarning
+from defectgen.errors import ConfigError
 from defectgen.messages import say
 from defectgen.metrics.change import agreement, drift
 from defectgen.metrics.distances import density_coverage, kid, memorization
@@ -29,7 +27,7 @@ from defectgen.metrics.report import PROTOCOLS, Evaluation
 from defectgen.metrics.swd import swd_scores
 from defectgen.networks.defect import receptive_radius
 from defectgen.networks.precision import resolve_precision
-from defectgen.weights import tensor_digest
+from defectgen.real_pairs import RealPairs, settings_of, warn_of_mixtures
 
 if TYPE_CHECKING:
     from defectgen.synthesizer import DefectSynthesizer
@@ -84,9 +82,9 @@ class Evaluated:
         batches = synth.iter_samples(n, return_normals=True, seed=seed)
         shape = synth.backbone_.fitted().config
         size = side, _ = shape.resolution, shape.channels
-        real = _Pairs(real_imgs, real_masks, *size)
-        known = None if training is None else _Pairs(*training, *size)
-        _warn_of_mixtures(synth.config_["data"]["digest"], real, known)
+        real = RealPairs(real_imgs, real_masks, *size)
+        known = None if training is None else RealPairs(*training, *size)
+        warn_of_mixtures(synth.config_["data"]["digest"], "real_imgs", real, known)
         images, masks, normals = DefectBatch.concat(list(batches)).triplets()
         drawn = {"generated": (images.float(), masks, normals.float())}
         if known is not None:
@@ -101,7 +99,7 @@ class Evaluated:
             table.features(features)
         if distance is not None:
             table.diversity(distance)
-        settings = {"samples": n, "seed": seed, **_settings(synth, real, known)}
+        settings = {"samples": n, "seed": seed, **settings_of(synth, real, known)}
         return Evaluation(scores=table.scores, errors=table.errors, settings=settings)
 
 
@@ -146,54 +144,13 @@ def evaluate_backbone(
     )
 
 
-class _Pairs:
-    """Real pairs as the metrics want them."""
-
-    def __init__(
-        self, images: ImageSource, masks: ImageSource, resolution: int, channels: int
-    ) -> None:
-        pairs = load_pairs(images, masks, resolution=resolution, channels=channels)
-        self.bytes, self.digest = pairs.images, pairs.digest
-        self.images, self.masks = pairs.images.float() / 255, pairs.masks.bool()
-
-
-def _warn_of_mixtures(digest: str, real: _Pairs, known: _Pairs | None) -> None:
-    """Say when what is taken for unseen was trained on, or what for trained on was not."""
-    seen = (
-        "real_imgs: defects that were not trained on; got the pairs of the fit, so the scores say "
-        "how well these were learned, not whether samples are of use; pass others"
-    )
-    other = (
-        "training: the pairs of the fit, in their order; got others, so memorization and "
-        "copy-paste may be of those; pass what fit got"
-    )
-    if real.digest == digest:
-        warnings.warn(seen, DataWarning, stacklevel=3)
-    if known is not None and known.digest != digest:
-        warnings.warn(other, DataWarning, stacklevel=3)
-
-
-def _settings(synth: DefectSynthesizer, real: _Pairs, known: _Pairs | None) -> dict[str, object]:
-    """What was compared with what, for the record."""
-    device = synth.backbone_.fitted().mapping.w_avg.device
-    return {
-        "real": len(real.images),
-        "training": 0 if known is None else len(known.images),
-        "data": real.digest,
-        "model": tensor_digest(synthesizer_tensors(synth)),
-        "backbone": synth.backbone_digest_,
-        "precision": resolve_precision(synth.precision, device),
-        "defectgen": __version__,
-    }
-
-
 _Drawn = dict[str, tuple[Tensor, Tensor, Tensor]]
 
 
 class _Table:
     """Collects scores; ``drawn`` holds images, masks and good twins of each kind of fake."""
 
-    def __init__(self, real: _Pairs, drawn: _Drawn, known: _Pairs | None) -> None:
+    def __init__(self, real: RealPairs, drawn: _Drawn, known: RealPairs | None) -> None:
         self.real, self.drawn, self.known = real, drawn, known
         self.scores: dict[str, dict[str, float]] = {}
         self.errors: dict[str, dict[str, float]] = {}

@@ -11,8 +11,9 @@ import torch
 from defectgen import ConfigError, DefectSynthesizer, NotFittedError, __version__
 from defectgen.data.images import load_images
 from defectgen.errors import DataWarning
-from defectgen.evaluation import _Pairs, _Table, evaluate_backbone
+from defectgen.evaluation import _Table, evaluate_backbone
 from defectgen.metrics.report import PROTOCOLS, SETS
+from defectgen.real_pairs import RealPairs
 
 
 class Pixels:
@@ -78,7 +79,7 @@ def test_the_same_arguments_give_the_same_numbers(found, fitted_synth, defects):
 
 def test_defects_are_nearer_to_real_ones_than_goods(defects, product):
     """The yardsticks are in the right order: other real defects beat parts without any."""
-    real, known = (_Pairs(*defects(12, seed=seed), 32, 3) for seed in (3, 4))
+    real, known = (RealPairs(*defects(12, seed=seed), 32, 3) for seed in (3, 4))
     images, masks = defects(12, seed=5)
     goods = product(12, seed=6).float() / 255
     table = _Table(real, {"generated": (images.float() / 255, masks, goods)}, known)

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 import defectgen
+from defectgen.downstream.curve import interval
 from defectgen.metrics.distances import kid
 
 ROOT = Path(defectgen.__file__).parents[1]
@@ -27,9 +28,8 @@ from benchmarks import (  # noqa: E402
     learning_fits,
     learning_sets,
     learning_table,
-    learning_unet,
 )
-from benchmarks.learning_bootstrap import interval, kid_draws  # noqa: E402
+from benchmarks.learning_bootstrap import kid_draws  # noqa: E402
 from benchmarks.learning_records import Records  # noqa: E402
 
 TILE = learning_sets.PRODUCTS["tile"]
@@ -254,8 +254,6 @@ def test_a_short_run_is_kept_and_goes_on(tiles, tiny, tmp_path, monkeypatch, cap
     pytest.importorskip("efficientnet_lite_pytorch")
     monkeypatch.setattr(learning_fits, "SAMPLES", 12)
     monkeypatch.setattr("benchmarks.learning_scores.SAMPLES", 12)
-    monkeypatch.setattr(learning_unet, "STEPS", 1)
-    monkeypatch.setattr(learning_unet, "SEEDS", 1)
     short = {"kimg": 0.016, "batch_size": 4}
     monkeypatch.setitem(learning_fits.RECIPES, "default", learning_fits.Recipe(**short))
     narrow = {"channel_base": 256, "channel_max": 16}

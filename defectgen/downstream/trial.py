@@ -1,0 +1,149 @@
+"""The downstream test on photos of the user."""
+
+from __future__ import annotations
+
+import warnings
+
+from torch import Tensor
+
+from defectgen.augment.pipe import AugmentPipe
+from defectgen.augment.policy import AugmentPolicy
+from defectgen.batch import DefectBatch
+from defectgen.checks import check_range
+from defectgen.data.images import load_images
+from defectgen.data.sources import ImageSource
+from defectgen.downstream.arms import SEEDS, run
+from defectgen.downstream.detector import STEPS, Pairs
+from defectgen.downstream.report import Downstream
+from defectgen.errors import ConfigError, DataWarning
+from defectgen.memory import kept_memory
+from defectgen.messages import say
+from defectgen.metrics.paste import copy_paste
+from defectgen.real_pairs import RealPairs, settings_of, warn_of_mixtures
+from defectgen.synthesizer import DefectSynthesizer
+
+#: Without goods for the test, one of so many is kept for it.
+HELD_OUT = 5
+
+
+def downstream_test(
+    synth: DefectSynthesizer,
+    *,
+    training: tuple[ImageSource, ImageSource],
+    test: tuple[ImageSource, ImageSource],
+    goods: ImageSource,
+    test_goods: ImageSource | None = None,
+    n: int = 200,
+    repeats: int = SEEDS,
+    steps: int = STEPS,
+    seed: int = 0,
+) -> Downstream:
+    """Does a detector get better if it learns from samples besides the real defects?
+
+    Small U-Nets learn to mark defects, alike but for their source: the real pairs; samples; both;
+    and the real pairs with copies of them pasted onto good photos, which needs no generator. Each
+    is then shown defects and good parts that it has not seen. The networks are small and learn
+    briefly: the differences between the arms are what counts, not how good one is.
+
+    Args:
+        synth: fitted.
+        training: images and masks that ``fit`` got.
+        test: images and masks of defects that it did not get; ten are few.
+        goods: good photos to learn from.
+        test_goods: others, for the test; None keeps every fifth of ``goods`` for it. The backbone
+            may have learned from these; the detectors have not.
+        n: samples, and pasted copies, to draw.
+        repeats: trainings of each arm; the interval is over these, too.
+        steps: of each training.
+        seed: of samples and pastes; sample i has the seed + i. Training k of each arm has seed k.
+
+    Returns:
+        The scores; on one machine the same for the same arguments.
+
+    Raises:
+        NotFittedError: before ``fit``.
+        ConfigError: a number is out of bounds, or there are too few good photos.
+        ImageError, MaskError: listing every unusable file.
+    """
+    for name, value in (("n", n), ("repeats", repeats), ("steps", steps)):
+        check_range(name, value, low=1, integer=True)
+    # Asked first, drawn last: an object that was never fitted says so before files are read.
+    batches = synth.iter_samples(n, return_normals=True, seed=seed)
+    config = synth.backbone_.fitted().config
+    size = config.resolution, config.channels
+    known, unseen = RealPairs(*training, *size), RealPairs(*test, *size)
+    warn_of_mixtures(synth.config_["data"]["digest"], "test", unseen, known)
+    learned, held = _goods(goods, test_goods, size)
+    _warn_of_copies("test", unseen.bytes, known.bytes)
+    _warn_of_copies("test_goods", held, learned)
+    images, masks, _ = DefectBatch.concat(list(batches)).triplets()
+    some = masks.flatten(1).any(1)  # a sample without a defect is a good part, and says so
+    some |= ~some.any()  # a dead branch: the detector is shown what there is
+    clean = learned.float() / 255
+    pasted, places, _ = copy_paste(known.images, known.masks, clean, n, seed=seed)
+    sources = {
+        "real": Pairs(known.images, known.masks),
+        "generated": Pairs(images[some].float(), masks[some]),
+        "copy-paste": Pairs(pasted, places),
+    }
+    policy = AugmentPolicy.from_dict(synth.backbone_.config_["augment"]["policy"])
+    with kept_memory():
+        found, _ = run(
+            sources,
+            clean,
+            Pairs(unseen.images, unseen.masks),
+            held.float() / 255,
+            AugmentPipe(policy),
+            lambda text: say(text, synth.verbose),
+            steps,
+            repeats,
+            synth.backbone_.fitted().mapping.w_avg.device,
+        )
+    settings = {
+        "samples": n,
+        "seed": seed,
+        "goods": len(learned),
+        "test_goods": len(held),
+        "blind_guess": found["test"]["base_rate"],
+        "steps": steps,
+        "seconds": round(found["seconds"], 1),
+        **settings_of(synth, unseen, known),
+    }
+    return Downstream(
+        arms=found["arms"],
+        differences=found["differences"],
+        settings=settings,
+        protocol=found["protocol"],
+    )
+
+
+def _goods(
+    goods: ImageSource, test_goods: ImageSource | None, size: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """Good images to learn from, and for the test, uint8 (n, C, R, R)."""
+    resolution, channels = size
+    images = load_images(goods, resolution=resolution, channels=channels).images
+    if test_goods is not None:
+        other = load_images(test_goods, resolution=resolution, channels=channels, name="test_goods")
+        return images, other.images
+    if len(images) < HELD_OUT:
+        raise ConfigError(
+            f"goods: at least {HELD_OUT}, of which every fifth is kept for the test; got "
+            f"{len(images)}; pass more, or others as test_goods"
+        )
+    kept = images.new_zeros(len(images)).bool()
+    kept[HELD_OUT - 1 :: HELD_OUT] = True
+    return images[~kept], images[kept]
+
+
+def _warn_of_copies(name: str, images: Tensor, learned: Tensor) -> None:
+    """Say when the test shows what was learned."""
+    known = {image.numpy().tobytes() for image in learned}
+    copies = sum(image.numpy().tobytes() in known for image in images)
+    if copies:
+        warnings.warn(
+            f"{name}: photos that the detectors do not learn from; got {copies} of {len(images)} "
+            "that they do, so all scores are too high; pass others",
+            DataWarning,
+            stacklevel=3,
+        )

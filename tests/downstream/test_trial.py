@@ -1,0 +1,163 @@
+"""The downstream test on a user's photos: what is compared, what is said, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import warnings
+
+import pytest
+import torch
+
+from defectgen import ConfigError, DefectSynthesizer, NotFittedError, __version__
+from defectgen.downstream import Downstream, arms, detector, downstream_test, trial
+from defectgen.downstream.report import verdict
+from defectgen.errors import DataWarning
+
+QUICK = {"n": 6, "repeats": 2, "steps": 1}
+
+
+@pytest.fixture(scope="module")
+def given(defects, product):
+    """The pairs of the fit, others, and good parts that differ."""
+    return {
+        "training": defects(6),
+        "test": defects(5, seed=3),
+        "goods": product(10),
+        "test_goods": product(4, seed=7),
+    }
+
+
+@pytest.fixture(scope="module")
+def found(fitted_synth, given):
+    return downstream_test(fitted_synth, **given, **QUICK)
+
+
+# -- what is found --
+
+
+def test_every_arm_and_difference_is_there(found, given, fitted_synth):
+    assert set(found.arms) == set(arms.ARMS)
+    assert all(len(arm["ap"]) == 2 for arm in found.arms.values())
+    assert set(found.differences) == {f"{one} - {other}" for one, other in arms.DIFFERENCES}
+    masks = given["test"][1]
+    share = float((masks > 0).float().mean()) * 5 / 9
+    expected = {"samples": 6, "seed": 0, "goods": 10, "test_goods": 4, "steps": 1}
+    expected |= {"real": 5, "training": 6, "blind_guess": pytest.approx(share)}
+    expected |= {"backbone": fitted_synth.backbone_digest_, "defectgen": __version__}
+    assert {key: found.settings[key] for key in expected} == expected
+    assert "2 times per arm, 1 steps" in found.protocol
+    assert json.loads(json.dumps(found.to_dict())) == found.to_dict()
+
+
+def test_the_same_arguments_find_the_same(found, fitted_synth, given):
+    again = downstream_test(fitted_synth, **given, **QUICK)
+    assert (again.arms, again.differences) == (found.arms, found.differences)
+
+
+def test_each_arm_learns_from_its_sources(fitted_synth, given, monkeypatch):
+    """Samples, pasted copies and real pairs go to the arms that are named for them."""
+    shown = []
+
+    def train(sources, goods, pipe, seed, steps, device):
+        shown.append(([some.images for some in sources], goods, seed, steps))
+        return detector.UNet(3)
+
+    monkeypatch.setattr(arms, "train", train)
+    downstream_test(fitted_synth, **given, **{**QUICK, "seed": 40})
+    images, masks = fitted_synth.sample(6, return_masks=True, seed=40)
+    real = given["training"][0].float() / 255
+    assert len(shown) == 8
+    assert [seed for _, _, seed, _ in shown] == [0] * 4 + [1] * 4
+    by_name = dict(zip(arms.ARMS, shown, strict=False))
+    for name, count in (("real", 1), ("generated", 1), ("real + generated", 2)):
+        sources, goods, _, steps = by_name[name]
+        assert (len(sources), steps) == (count, 1)
+        assert torch.equal(goods, given["goods"].float() / 255)
+        if "real" in name:
+            assert torch.equal(sources[0], real)
+        if "generated" in name:
+            assert torch.allclose(sources[-1], images[masks.flatten(1).any(1)])
+    pasted = by_name["real + copy-paste"][0][1]
+    goods = given["goods"].float() / 255
+    # Outside of the mask each is one of the good photos.
+    apart = (pasted[:, None] != goods[None]).any(2).flatten(2).float().mean(2).amin(1)
+    assert 0 < apart.max() < 0.5
+
+
+def test_every_fifth_good_is_kept_where_there_are_no_others(fitted_synth, given, monkeypatch):
+    kept = []
+
+    def run(sources, goods, test, test_goods, *more):
+        kept.extend((goods, test_goods))
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(trial, "run", run)
+    with pytest.raises(ZeroDivisionError):
+        downstream_test(fitted_synth, **{**given, "test_goods": None}, **QUICK)
+    goods = given["goods"].float() / 255
+    assert torch.equal(kept[1], goods[[4, 9]])
+    assert torch.equal(kept[0], goods[[0, 1, 2, 3, 5, 6, 7, 8]])
+
+
+# -- what is said --
+
+
+def report(low, high):
+    gain = {"mean": (low + high) / 2, "low": low, "high": high}
+    return Downstream(
+        arms={name: {"ap": [0.5, 0.25], "mean": 0.375} for name in arms.ARMS},
+        differences={"real + generated - real": gain},
+        settings={"seed": 3},
+        protocol="So it was.",
+    )
+
+
+def test_the_table_shows_scores_intervals_and_what_they_say():
+    text = report(0.01, 0.2).table()
+    assert "| real + generated | 37.5 | 50.0, 25.0 |" in text
+    assert "| real + generated - real | +10.5 | +1.0 to +20.0 | better |" in text
+    assert text.endswith("So it was.\n\nSettings: seed 3.")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "word"),
+    [(0.1, 0.2, "better"), (-0.2, -0.1, "worse"), (-0.1, 0.2, "cannot be told"), (0, 0, None)],
+)
+def test_better_and_worse_leave_out_zero(low, high, word):
+    assert verdict(report(low, high).differences["real + generated - real"]) == (
+        word or "cannot be told"
+    )
+
+
+@pytest.mark.filterwarnings("ignore::defectgen.errors.DataWarning")
+def test_a_test_that_shows_what_was_learned_is_said_to(fitted_synth, given, monkeypatch):
+    monkeypatch.setattr(trial, "run", lambda *more: 1 / 0)
+    both = zip(given["test"], given["training"], strict=True)
+    mixed = tuple(torch.cat(pair) for pair in both)
+    for change, words in (
+        ({"test": given["training"]}, "test: defects that were not trained on; got the pairs"),
+        ({"test": mixed}, "test: photos that the detectors do not learn from; got 6 of 11"),
+        ({"test_goods": given["goods"][:3]}, "test_goods: photos .*; got 3 of 3"),
+        ({"training": given["test"]}, "training: the pairs of the fit"),
+    ):
+        with pytest.warns(DataWarning, match=words) as told, pytest.raises(ZeroDivisionError):
+            downstream_test(fitted_synth, **{**given, **change}, **QUICK)
+        assert all(one.filename == __file__ for one in told)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ZeroDivisionError):
+            downstream_test(fitted_synth, **given, **QUICK)
+
+
+@pytest.mark.parametrize("name", ["n", "repeats", "steps"])
+def test_numbers_out_of_bounds_are_refused(fitted_synth, given, name):
+    with pytest.raises(ConfigError, match=f"^{name}: .*got 0"):
+        downstream_test(fitted_synth, **given, **{**QUICK, name: 0})
+
+
+def test_too_few_goods_and_an_unfitted_object_are_refused(fitted_synth, given, product):
+    few = {**given, "goods": product(4), "test_goods": None}
+    with pytest.raises(ConfigError, match=r"^goods: at least 5, .*got 4; pass more"):
+        downstream_test(fitted_synth, **few, **QUICK)
+    with pytest.raises(NotFittedError):
+        downstream_test(DefectSynthesizer(fitted_synth.backbone_), **given, **QUICK)
