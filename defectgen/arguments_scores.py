@@ -31,6 +31,9 @@ def add_downstream_arguments(parser: argparse.ArgumentParser) -> None:
         "--test-goods", metavar="DIR", help="others for the test (default: every fifth of --goods)"
     )
     parser.add_argument(
-        "--repeats", type=int, default=3, help="trainings of each of the four kinds (default: 3)"
+        "--repeats",
+        type=int,
+        default=3,
+        help="trainings of each of four kinds, 2 or more (default: 3)",
     )
     parser.add_argument("--steps", type=int, default=300, help="of each training (default: 300)")

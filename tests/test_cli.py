@@ -719,17 +719,17 @@ def test_evaluate_prints_the_table_and_keeps_it(photos, models, tmp_path, capsys
 def test_downstream_prints_the_table_and_keeps_it(photos, models, tmp_path, capsys):
     pairs, file = (photos / "scratch", photos / "masks"), tmp_path / "ap.json"
     needed = ("--training", *pairs, "--test", *pairs, "--goods", photos / "good")
-    words = (*needed, "--test-goods", photos / "good", "-n", 2, "--steps", 1, "--repeats", 1)
+    words = (*needed, "--test-goods", photos / "good", "-n", 2, "--steps", 1, "--repeats", 2)
     assert run("downstream", models / "scratch", *words, "--seed", 3, "--json", file) == 0
     captured = capsys.readouterr()
     assert "| real + generated - real + copy-paste |" in captured.out
     assert "warning: test: defects that were not trained on; got the pairs" in captured.err
     assert "warning: test_goods: photos that the detectors do not learn from" in captured.err
-    assert "real + copy-paste, seed 0: AP 0." in captured.err
+    assert "real + copy-paste, seed 1: AP 0." in captured.err
     assert "about 0.0 min left" in captured.err
     saved = json.loads(file.read_text())
     assert saved["settings"] | {"samples": 2, "seed": 3, "steps": 1} == saved["settings"]
-    assert len(saved["arms"]["real"]["ap"]) == 1
+    assert len(saved["arms"]["real"]["ap"]) == 2
     assert run("downstream", models / "scratch", *needed) == 2
     assert "defectgen: goods: at least 5, of which every fifth" in capsys.readouterr().err
 

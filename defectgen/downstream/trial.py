@@ -53,7 +53,7 @@ def downstream_test(
         test_goods: others, for the test; None keeps every fifth of ``goods`` for it. The backbone
             may have learned from these; the detectors have not.
         n: samples, and pasted copies, to draw.
-        repeats: trainings of each arm; the interval is over these, too.
+        repeats: trainings of each arm, at least 2; the interval is over these, too.
         steps: of each training.
         seed: of samples and pastes; sample i has the seed + i. Training k of each arm has seed k.
 
@@ -65,8 +65,9 @@ def downstream_test(
         ConfigError: a number is out of bounds, or there are too few good photos.
         ImageError, MaskError: listing every unusable file.
     """
-    for name, value in (("n", n), ("repeats", repeats), ("steps", steps)):
-        check_range(name, value, low=1, integer=True)
+    # One training says nothing of what another one would find.
+    for name, value, low in (("n", n, 1), ("repeats", repeats, 2), ("steps", steps, 1)):
+        check_range(name, value, low=low, integer=True)
     # Asked first, drawn last: an object that was never fitted says so before files are read.
     batches = synth.iter_samples(n, return_normals=True, seed=seed)
     config = synth.backbone_.fitted().config
@@ -104,7 +105,7 @@ def downstream_test(
         "seed": seed,
         "goods": len(learned),
         "test_goods": len(held),
-        "blind_guess": found["test"]["base_rate"],
+        "blind_guess": round(found["test"]["base_rate"], 6),
         "steps": steps,
         "seconds": round(found["seconds"], 1),
         **settings_of(synth, unseen, known),
