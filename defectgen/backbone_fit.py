@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from defectgen.augment.policy import POLICIES, AugmentPolicy, measure_policy
 from defectgen.config import BackboneConfig, TrainConfig
 from defectgen.data.images import ImageSet
 from defectgen.data.sampler import InfiniteSampler
+from defectgen.errors import TrainingWarning
 from defectgen.estimator import Run, to_signed
 from defectgen.messages import say
 from defectgen.metrics.swd import patch_distance
@@ -30,6 +32,12 @@ from defectgen.training.phases import Batch
 ALIGNED, TEXTURE = 0.9, 0.2
 #: Samples by which a snapshot is judged.
 JUDGED = 64
+#: Samples are far from the photos if their patches are so many times as far from them as those of
+#: some photos are from the others', in the mean of so many splits. Measured at 64 px: bottles 1.0,
+#: hazelnuts 0.7, tiles 1.2 and 1.6, circuits 3.4: blobs where lines should be (docs/learning.md).
+FAR, SPLITS = 2.5, 4
+#: Fewer photos have no distance worth that name, and a smaller distance is none.
+FEWEST, NOTHING = 8, 1.0
 
 
 def new_networks(config: BackboneConfig, seed: int) -> tuple[Generator, Discriminator]:
@@ -151,3 +159,28 @@ def run_task(
     )
     with in_precision(config.precision):
         run.execute(task.state, batches, task.phases(), resumed)
+
+
+def warn_if_far(task: BackboneTask, images: Tensor) -> None:
+    """Say so if the samples of a finished run do not look like ``images``, uint8 (n, C, R, R).
+
+    Warns:
+        TrainingWarning: with the ratio of distances.
+    """
+    if len(images) < FEWEST:
+        return
+    part, known = min(JUDGED, len(images) // 2), 0.0
+    for split in range(SPLITS):
+        order = torch.randperm(len(images), generator=generator(0, "split", split))
+        some, others = images[order[:part]], images[order[part:]]
+        known += patch_distance(others, some.float() / 255) / SPLITS
+    ratio = task.state.best_score / max(known, NOTHING)
+    if ratio > FAR:
+        warnings.warn(
+            "good_images: samples should be about as near to the photos as these are to one "
+            f"another; got {ratio:.1f} times as far (distance of patches), so the backbone has not "
+            "learned the product, and defects on it will look no better; open a contact sheet, and "
+            f"train longer: kimg={2 * task.config.kimg:g}",
+            TrainingWarning,
+            stacklevel=4,  # warn_if_far, _fit, fit: whoever called that
+        )
