@@ -163,7 +163,7 @@ class Backbone(StoredBackbone, Parameters, nn.Module):
             self._take_over(task, decided)
             raise
         self._take_over(task, decided)
-        steps.warn_if_far(task, data.images)
+        steps.warn_if_far(task.average, data.images, train.kimg)
         return self
 
     def _take_over(self, task: BackboneTask, decided: dict[str, Any]) -> None:

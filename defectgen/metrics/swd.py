@@ -66,17 +66,23 @@ def patch_distance(real: Tensor, generated: Tensor) -> float:
     Raises:
         ConfigError: there are fewer images, or they are anything else.
     """
+    found = level_distances(real, generated)
+    return sum(found) / len(found)
+
+
+def level_distances(real: Tensor, generated: Tensor) -> list[float]:
+    """The distances of which `patch_distance` is the mean, of the finest level first."""
     _check_sets(real, generated, least=1)
     draws = [generator(0, "patches", repetition) for repetition in range(2)]
     chosen = [torch.randint(len(real), (len(generated),), generator=draw) for draw in draws]
     # Of hundreds of images only those that are looked at: floats of all would fill the memory.
     used, places = torch.unique(torch.cat(chosen), return_inverse=True)
     sets = _pyramid(real[used].float() / 255), _pyramid((generated * 255).round() / 255)
-    total = 0.0
+    sums = [0.0] * len(sets[0])
     for draw, index in zip(draws, places.split(len(generated)), strict=True):
-        for level, others in zip(*sets, strict=True):
-            total += _distance(_patches(level[index], draw), _patches(others, draw), draw)
-    return total / (2 * len(sets[0])) * 1000
+        for k, (level, others) in enumerate(zip(*sets, strict=True)):
+            sums[k] += _distance(_patches(level[index], draw), _patches(others, draw), draw)
+    return [total / len(draws) * 1000 for total in sums]
 
 
 def _pyramid(images: Tensor) -> list[Tensor]:
