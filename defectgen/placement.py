@@ -134,7 +134,7 @@ def place_masks(
     images, masks = known.pairs(pairs.flatten()[best])
     masks = masks * enlarged(kept[best], side)
     images, masks = moved_pairs(images, masks, maps[best], fields)
-    shown = adapted(images, masks, scenes, contrasts)
+    shown = adapted(images, masks, scenes, contrasts, known.visible())
     return Placed(masks, shown * masks)
 
 

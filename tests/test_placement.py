@@ -9,13 +9,13 @@ import torch
 
 from defectgen import placement
 from defectgen.augment.warp import within
-from defectgen.moves import BEND, draw_fields, moves_from
+from defectgen.moves import BENDS_OF, draw_fields, moves_from
 from defectgen.networks.known import KnownDefects
 from defectgen.pieces import some_pieces
 from defectgen.placement import moved_pairs
 
 SIDE = 64
-place_masks = partial(placement.place_masks, bend=BEND)
+place_masks = partial(placement.place_masks, bend=BENDS_OF["aligned"])
 EVERYTHING = moves_from("flip_x,flip_y,translate_int,scale,rotate,anisotropic,translate_frac")
 
 

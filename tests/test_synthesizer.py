@@ -23,6 +23,7 @@ from defectgen import (
     WeightsError,
 )
 from defectgen.config import BackboneConfig, DefectConfig, TrainConfig
+from defectgen.moves import BENDS_OF
 from defectgen.networks.defect import DefectBranch
 
 pytestmark = pytest.mark.filterwarnings("ignore::defectgen.errors.TrainingWarning")
@@ -468,8 +469,8 @@ def test_resume_on_another_backbone_is_refused(finished, fitted_backbone, defect
 def test_resume_with_defects_placed_otherwise_is_refused(
     finished, fitted_backbone, defects, monkeypatch
 ):
-    for name in ("BEND", "FREE_BEND"):
-        monkeypatch.setattr(f"defectgen.defect_fit.{name}", 0.02)
+    for layout in BENDS_OF:
+        monkeypatch.setitem(BENDS_OF, layout, 0.02)
     with pytest.raises(WeightsError, match=r"resume: the same placement .*bends of 0\.02.* then"):
         DefectSynthesizer(fitted_backbone, **finished).fit(*defects(4), resume=True)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from defectgen.networks import known as known_module
 from defectgen.networks.known import (
     CONTRAST,
     GAIN,
@@ -164,14 +163,13 @@ def test_the_exposure_is_that_of_the_part_where_most_of_a_ring_is_black():
 
 
 @pytest.mark.parametrize("contrast", [CONTRAST, 1 / CONTRAST])
-def test_contrast_is_about_what_is_there_without_the_defect(contrast, monkeypatch):
+def test_contrast_is_about_what_is_there_without_the_defect(contrast):
     """Half of the mask lies on a dark part, half beside it: what shows no defect stays."""
     scene = torch.full((1, 1, SIDE, SIDE), 0.5)
     scene[..., :15] = -0.5
     image = scene.clone()
     image[..., 11, 11] = -0.3  # the defect
-    monkeypatch.setattr(known_module, "VISIBLE", 0.0)
-    shown = adapted(image, square(10, 20), scene, torch.tensor([contrast]))
+    shown = adapted(image, square(10, 20), scene, torch.tensor([contrast]), visible=0.0)
     flat = [*range(13), *range(17, SIDE)]  # the mean across the edge is another
     expected = image.clone()
     expected[..., 11, 11] = -0.5 + 0.2 * contrast
