@@ -263,7 +263,7 @@ def test_first_resolution_outside_its_rule_is_refused(fitted_backbone, defects, 
 
 
 @pytest.mark.parametrize(
-    ("layout", "bend"), [("aligned", 0.015), ("texture", 0.015), ("free", 0.04), (None, 0.015)]
+    ("layout", "bend"), [("aligned", 0.015), ("texture", 0.0), ("free", 0.04), (None, 0.015)]
 )
 def test_parts_of_which_no_two_are_alike_have_defects_bent_farther(
     fitted_backbone, defects, layout, bend

@@ -21,9 +21,9 @@ GAIN = 2.0
 #: much, or little; of a scene the mean of what lies nearer than a side through the second number is
 #: there.
 CONTRAST, MIDDLE = 1.5, 32
-#: Where it differs by less than so much, on average over the mask (white and black differ by 2), and
-#: by less than a scene itself varies, it is made stronger, but not more than so many times: nobody
-#: learns from what cannot be seen.
+#: Where it differs by less than so much, on average over the mask (white and black differ by 2),
+#: and by less than a scene itself varies, it is made stronger, but not more than so many times:
+#: nobody learns from what cannot be seen.
 VISIBLE, STRONGER = 40 / 255, 2.0
 #: While a branch learns, an example is shown at one of so many levels, see `coarser`.
 LEVELS = 2
@@ -66,7 +66,7 @@ class KnownDefects(nn.Module):
         return same and torch.equal(self.masks > 0, masks)
 
     def contrast(self) -> Tensor:
-        """How much a scene varies: standard deviation of its cells, mean over scenes and channels."""
+        """How much a scene varies: standard deviation of its cells, mean over scenes, channels."""
         return self.scenes.std(dim=(2, 3)).mean()
 
     def visible(self) -> Tensor:

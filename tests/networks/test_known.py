@@ -208,6 +208,20 @@ def test_what_can_hardly_be_seen_is_shown_stronger(change, contrast):
     torch.testing.assert_close(shown, image * factor)
 
 
+@pytest.mark.parametrize(("spread", "visible"), [(0.05, 0.05), (0.5, VISIBLE)])
+def test_on_an_even_part_a_fainter_defect_is_seen(spread, visible):
+    """Cells of a scene that alternate differ from their mean by ``spread``, or nearly."""
+    known = KnownDefects(2, 1, SIDE)
+    checks = torch.ones(SIDE // 2, SIDE // 2)
+    checks[::2, ::2], checks[1::2, 1::2] = -1, -1
+    scene = spread * checks.repeat_interleave(2, 0).repeat_interleave(2, 1).expand(2, 1, -1, -1)
+    known.set(square(10, 20).repeat(2, 1, 1, 1), scene, scene)
+    assert float(known.visible()) == pytest.approx(visible, rel=0.01)
+    image = torch.where(square(10, 20), 0.8 * visible, 0.0)
+    shown = adapted(image, square(10, 20), None, torch.tensor([1.0]), known.visible())
+    torch.testing.assert_close(shown, image / 0.8, rtol=0.01, atol=0)
+
+
 def test_contrast_stays_in_range_and_is_even_in_its_logarithm():
     image = torch.where(square(10, 20), 0.9, -0.5)
     assert float(adapted(image, square(10, 20), None, torch.tensor([1.5])).max()) == 1.0
