@@ -21,7 +21,7 @@ from defectgen.data.sampler import InfiniteSampler
 from defectgen.errors import ConfigError
 from defectgen.estimator import Run, to_signed
 from defectgen.metrics.swd import patch_distance
-from defectgen.moves import BENDS_OF, allowed_moves
+from defectgen.moves import BEND, FREE_BEND, allowed_moves
 from defectgen.networks.defect import DefectBranch
 from defectgen.networks.discriminator import Discriminator
 from defectgen.networks.precision import in_precision
@@ -84,9 +84,9 @@ def build_task(
         shape = defect_config(network.config, preset, first_resolution)
         if preset is None:
             # Backbones of format 1 do not know their layout.
-            layout = backbone.config_["data"].get("layout", "aligned")
+            layout = backbone.config_["data"].get("layout")
             moves = allowed_moves(policy, turned=layout != "texture")
-            bend = BENDS_OF.get(layout, BENDS_OF["aligned"])
+            bend = FREE_BEND if layout == "free" else BEND
             shape = replace(shape, known=len(images), moves=moves, places=PLACES, bend=bend)
         branch, judges = new_networks(network.config, shape, judge, train.seed)
     else:

@@ -25,9 +25,9 @@ NUDGES, NUDGE, TURN = 0.25, 0.05, 0.15
 #: Knots per axis of what bends a defect, points of its shifts from knot to knot, and their spread
 #: if knots are normally distributed.
 BENDS, FINER, CURL = 4, 4, 0.66
-#: Spread of the shifts, of the side, by the layout of the images: where defects follow outlines, on
-#: parts of which no two are alike, and in a texture, whose straight grain shows every bend.
-BENDS_OF = {"aligned": 0.015, "free": 0.04, "texture": 0.0}
+#: Spread of the shifts, of the side: where defects follow outlines or a grain, and on parts of
+#: which no two are alike.
+BEND, FREE_BEND = 0.015, 0.04
 
 
 def allowed_moves(policy: AugmentPolicy, *, turned: bool) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 from defectgen.augment.policy import AugmentPolicy
 from defectgen.augment.warp import warp, warp_mask, within
 from defectgen.moves import Tries, draw_tries, fields_of, joined, maps_of
-from defectgen.networks.known import THUMBNAIL, KnownDefects, adapted, thumbnail
+from defectgen.networks.known import REGION, THUMBNAIL, KnownDefects, adapted, thumbnail
 from defectgen.pieces import enlarged, kept_cells, pieces_of
 from defectgen.places import choice, differences
 
@@ -43,13 +43,15 @@ def moved_pairs(
 ) -> tuple[Tensor, Tensor]:
     """Pairs under these maps, bent; those whose mask would leave the picture stay as they are.
 
-    A bend that makes a mask much smaller, or as much larger, is left out.
+    A bend that makes a mask much smaller, or as much larger, is left out, and so is that of a
+    region.
     Images (N, C, R, R), masks (N, 1, R, R), maps (N, 3, 3), fields (N, 2, k, k); masks come back as
     bool, none of them empty.
     """
     maps, fields = maps.to(images.device), fields.to(images.device)
     signed, side = masks.to(images.dtype) * 2 - 1, masks.shape[-1]
     unbent = warp_mask(signed, maps) >= 0
+    fields = fields * ((signed > 0).float().mean((1, 2, 3), keepdim=True) <= REGION)
     fields = centered(fields, unbent & within(maps, side))
     # Beyond the border a photo may go on mirrored; a defect does not.
     beyond = RIM * _rim(masks).flatten(1).any(1)
@@ -134,7 +136,7 @@ def place_masks(
     images, masks = known.pairs(pairs.flatten()[best])
     masks = masks * enlarged(kept[best], side)
     images, masks = moved_pairs(images, masks, maps[best], fields)
-    shown = adapted(images, masks, scenes, contrasts, known.visible())
+    shown = adapted(images, masks, scenes, contrasts)
     return Placed(masks, shown * masks)
 
 

@@ -31,7 +31,7 @@ def differences(here: Tensor, own: Tensor, there: Tensor, known: KnownDefects) -
     # Of a small defect no cell is covered by much: relative to the best covered one.
     cells = there > 0.05 * there.amax((1, 2, 3), keepdim=True)
     near = dilated(cells.float())
-    contrast = known.contrast().clamp_min(0.02)
+    contrast = known.scenes.std(dim=(2, 3)).mean().clamp_min(0.02)
     # By halves, so that dark places seem no nearer than bright ones.
     root = exposure(here, own, near).clamp(1 / GAIN, GAIN).sqrt().view(-1, 1, 1, 1)
     result = []

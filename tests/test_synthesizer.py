@@ -23,7 +23,6 @@ from defectgen import (
     WeightsError,
 )
 from defectgen.config import BackboneConfig, DefectConfig, TrainConfig
-from defectgen.moves import BENDS_OF
 from defectgen.networks.defect import DefectBranch
 
 pytestmark = pytest.mark.filterwarnings("ignore::defectgen.errors.TrainingWarning")
@@ -263,7 +262,7 @@ def test_first_resolution_outside_its_rule_is_refused(fitted_backbone, defects, 
 
 
 @pytest.mark.parametrize(
-    ("layout", "bend"), [("aligned", 0.015), ("texture", 0.0), ("free", 0.04), (None, 0.015)]
+    ("layout", "bend"), [("aligned", 0.015), ("texture", 0.015), ("free", 0.04), (None, 0.015)]
 )
 def test_parts_of_which_no_two_are_alike_have_defects_bent_farther(
     fitted_backbone, defects, layout, bend
@@ -469,8 +468,8 @@ def test_resume_on_another_backbone_is_refused(finished, fitted_backbone, defect
 def test_resume_with_defects_placed_otherwise_is_refused(
     finished, fitted_backbone, defects, monkeypatch
 ):
-    for layout in BENDS_OF:
-        monkeypatch.setitem(BENDS_OF, layout, 0.02)
+    for name in ("BEND", "FREE_BEND"):
+        monkeypatch.setattr(f"defectgen.defect_fit.{name}", 0.02)
     with pytest.raises(WeightsError, match=r"resume: the same placement .*bends of 0\.02.* then"):
         DefectSynthesizer(fitted_backbone, **finished).fit(*defects(4), resume=True)
 

@@ -21,10 +21,12 @@ GAIN = 2.0
 #: much, or little; of a scene the mean of what lies nearer than a side through the second number is
 #: there.
 CONTRAST, MIDDLE = 1.5, 32
-#: Where it differs by less than so much, on average over the mask (white and black differ by 2),
-#: and by less than a scene itself varies, it is made stronger, but not more than so many times:
-#: nobody learns from what cannot be seen.
+#: Where it differs by less than so much, on average over the mask (white and black differ by 2), it
+#: is made stronger, but not more than so many times: nobody learns from what cannot be seen.
 VISIBLE, STRONGER = 40 / 255, 2.0
+#: A defect that covers more than this share of the picture is a region with a grain of its own: it
+#: is seen however faint it is, stronger its grain would be another one, and a bend would show in it.
+REGION = 0.3
 #: While a branch learns, an example is shown at one of so many levels, see `coarser`.
 LEVELS = 2
 #: Reach of the distance plane, in cells.
@@ -65,14 +67,6 @@ class KnownDefects(nn.Module):
         same = own and torch.equal(self.images, as_bytes(images))
         return same and torch.equal(self.masks > 0, masks)
 
-    def contrast(self) -> Tensor:
-        """How much a scene varies: standard deviation of its cells, mean over scenes, channels."""
-        return self.scenes.std(dim=(2, 3)).mean()
-
-    def visible(self) -> Tensor:
-        """By how much a defect has to differ to be seen: on an even part less will do."""
-        return self.contrast().clamp_max(VISIBLE)
-
     def pairs(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Images (N, C, R, R) in [-1, 1] and masks (N, 1, R, R), 0 or 1, of these pairs."""
         dtype = self.scenes.dtype
@@ -104,11 +98,7 @@ def mask_planes(masks: Tensor, resolution: int) -> Tensor:
 
 
 def adapted(
-    images: Tensor,
-    masks: Tensor,
-    scenes: Tensor | None,
-    contrast: Tensor | None = None,
-    visible: Tensor | float = VISIBLE,
+    images: Tensor, masks: Tensor, scenes: Tensor | None, contrast: Tensor | None = None
 ) -> Tensor:
     """Known defects as they would look here: in the exposure of the place, weaker or stronger.
 
@@ -117,9 +107,8 @@ def adapted(
         masks: bool (N, 1, R, R), moved alike.
         scenes: (N, C, R, R), what is there without the defect; None leaves the exposure.
         contrast: (N,), factors of what differs from the scene, blurred a little, or, without one,
-            from the mean of the surroundings, raised where that is below ``visible``, up to
-            STRONGER; only None leaves it.
-        visible: by how much a defect has to differ to be seen; see `KnownDefects.visible`.
+            from the mean of the surroundings, raised where that is below VISIBLE, up to STRONGER,
+            but not of a region; only None leaves it.
 
     Returns:
         (N, C, R, R); images whose mask leaves no surroundings as they are.
@@ -135,7 +124,8 @@ def adapted(
         middle = F.avg_pool2d(scenes, size, 1, size // 2, count_include_pad=False)
     if contrast is not None:
         change = ((result - middle).abs().mean(1, keepdim=True) * inside).sum((1, 2, 3))
-        least = visible * inside.sum((1, 2, 3)) / change.clamp_min(1e-6)
+        least = VISIBLE * inside.sum((1, 2, 3)) / change.clamp_min(1e-6)
+        least = least * (inside.mean((1, 2, 3)) <= REGION)
         contrast = torch.maximum(contrast, least.clamp_max(STRONGER))
         result = (result - middle) * contrast.view(-1, 1, 1, 1) + middle
         result = result.clamp(-1.0, 1.0)

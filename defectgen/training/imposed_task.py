@@ -121,16 +121,10 @@ class ImposedTask(DefectTask):
         source = self.state.generator
         levels = torch.randint(LEVELS, (len(index),), generator=source, device=source.device)
         contrast, scene = draw_contrast(len(index), source), self._scene(own)
-        visible, parts = self.known.visible(), ((slice(half), None), (slice(half, None), contrast))
+        parts = (slice(half), None), (slice(half, None), contrast[half:])
         shown = torch.cat(
             [
-                adapted(
-                    images[part],
-                    masks[part],
-                    None if scene is None else scene[part],
-                    None if factor is None else factor[part],
-                    visible,
-                )
+                adapted(images[part], masks[part], None if scene is None else scene[part], factor)
                 for part, factor in parts
             ]
         )
@@ -199,7 +193,7 @@ class ImposedTask(DefectTask):
             objects = self._objects(len(images))
             background = self.backbone.synthesis(objects, self._noise())
             contrast = draw_contrast(len(images), self.state.generator)
-            images = adapted(images, masks, background, contrast, self.known.visible())
+            images = adapted(images, masks, background, contrast)
         return replace(batch, images=torch.where(masks, images, background), masks=masks)
 
     def _discriminator(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from defectgen.networks import known as known_module
 from defectgen.networks.known import (
     CONTRAST,
     GAIN,
@@ -163,13 +164,14 @@ def test_the_exposure_is_that_of_the_part_where_most_of_a_ring_is_black():
 
 
 @pytest.mark.parametrize("contrast", [CONTRAST, 1 / CONTRAST])
-def test_contrast_is_about_what_is_there_without_the_defect(contrast):
+def test_contrast_is_about_what_is_there_without_the_defect(contrast, monkeypatch):
     """Half of the mask lies on a dark part, half beside it: what shows no defect stays."""
     scene = torch.full((1, 1, SIDE, SIDE), 0.5)
     scene[..., :15] = -0.5
     image = scene.clone()
     image[..., 11, 11] = -0.3  # the defect
-    shown = adapted(image, square(10, 20), scene, torch.tensor([contrast]), visible=0.0)
+    monkeypatch.setattr(known_module, "VISIBLE", 0.0)
+    shown = adapted(image, square(10, 20), scene, torch.tensor([contrast]))
     flat = [*range(13), *range(17, SIDE)]  # the mean across the edge is another
     expected = image.clone()
     expected[..., 11, 11] = -0.5 + 0.2 * contrast
@@ -208,18 +210,13 @@ def test_what_can_hardly_be_seen_is_shown_stronger(change, contrast):
     torch.testing.assert_close(shown, image * factor)
 
 
-@pytest.mark.parametrize(("spread", "visible"), [(0.05, 0.05), (0.5, VISIBLE)])
-def test_on_an_even_part_a_fainter_defect_is_seen(spread, visible):
-    """Cells of a scene that alternate differ from their mean by ``spread``, or nearly."""
-    known = KnownDefects(2, 1, SIDE)
-    checks = torch.ones(SIDE // 2, SIDE // 2)
-    checks[::2, ::2], checks[1::2, 1::2] = -1, -1
-    scene = spread * checks.repeat_interleave(2, 0).repeat_interleave(2, 1).expand(2, 1, -1, -1)
-    known.set(square(10, 20).repeat(2, 1, 1, 1), scene, scene)
-    assert float(known.visible()) == pytest.approx(visible, rel=0.01)
-    image = torch.where(square(10, 20), 0.8 * visible, 0.0)
-    shown = adapted(image, square(10, 20), None, torch.tensor([1.0]), known.visible())
-    torch.testing.assert_close(shown, image / 0.8, rtol=0.01, atol=0)
+@pytest.mark.parametrize(("edge", "stronger"), [(17, True), (18, False)])
+def test_a_region_is_seen_however_faint_it_is(edge, stronger):
+    """0.28 and 0.32 of the picture."""
+    masks = square(0, edge)
+    image = torch.where(masks, 0.08, 0.0)
+    shown = adapted(image, masks, None, torch.tensor([1.0]))
+    torch.testing.assert_close(shown, image * (VISIBLE / 0.08 if stronger else 1.0))
 
 
 def test_contrast_stays_in_range_and_is_even_in_its_logarithm():
