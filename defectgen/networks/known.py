@@ -25,7 +25,7 @@ CONTRAST, MIDDLE = 1.5, 32
 #: is made stronger, but not more than so many times: nobody learns from what cannot be seen.
 VISIBLE, STRONGER = 40 / 255, 2.0
 #: A defect that covers more than this share of the picture is a region with a grain of its own: it
-#: is seen however faint it is, stronger its grain would be another one, and a bend would show in it.
+#: is seen however faint it is; stronger its grain would be another one, and it would show a bend.
 REGION = 0.3
 #: While a branch learns, an example is shown at one of so many levels, see `coarser`.
 LEVELS = 2
