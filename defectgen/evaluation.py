@@ -82,8 +82,8 @@ class Evaluated:
         batches = synth.iter_samples(n, return_normals=True, seed=seed)
         shape = synth.backbone_.fitted().config
         size = side, _ = shape.resolution, shape.channels
-        real = RealPairs(real_imgs, real_masks, *size)
-        known = None if training is None else RealPairs(*training, *size)
+        real = RealPairs(real_imgs, real_masks, *size, ("real_imgs", "real_masks"))
+        known = training and RealPairs(*training, *size, ("training", "training"))
         warn_of_mixtures(synth.config_["data"]["digest"], "real_imgs", real, known)
         images, masks, normals = DefectBatch.concat(list(batches)).triplets()
         drawn = {"generated": (images.float(), masks, normals.float())}

@@ -21,9 +21,15 @@ class RealPairs:
     """Real pairs as the metrics want them."""
 
     def __init__(
-        self, images: ImageSource, masks: ImageSource, resolution: int, channels: int
+        self,
+        images: ImageSource,
+        masks: ImageSource,
+        resolution: int,
+        channels: int,
+        names: tuple[str, str],
     ) -> None:
-        pairs = load_pairs(images, masks, resolution=resolution, channels=channels)
+        size = {"resolution": resolution, "channels": channels}
+        pairs = load_pairs(images, masks, **size, names=names)
         self.bytes, self.digest = pairs.images, pairs.digest
         self.images, self.masks = pairs.images.float() / 255, pairs.masks.bool()
 

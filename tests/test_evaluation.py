@@ -79,7 +79,9 @@ def test_the_same_arguments_give_the_same_numbers(found, fitted_synth, defects):
 
 def test_defects_are_nearer_to_real_ones_than_goods(defects, product):
     """The yardsticks are in the right order: other real defects beat parts without any."""
-    real, known = (RealPairs(*defects(12, seed=seed), 32, 3) for seed in (3, 4))
+    real, known = (
+        RealPairs(*defects(12, seed=seed), 32, 3, ("real_imgs", "real_masks")) for seed in (3, 4)
+    )
     images, masks = defects(12, seed=5)
     goods = product(12, seed=6).float() / 255
     table = _Table(real, {"generated": (images.float() / 255, masks, goods)}, known)

@@ -106,7 +106,12 @@ def load_images(
 
 
 def load_pairs(
-    images: ImageSource, masks: ImageSource, *, resolution: int | None, channels: int
+    images: ImageSource,
+    masks: ImageSource,
+    *,
+    resolution: int | None,
+    channels: int,
+    names: tuple[str, str] = ("defect_imgs", "masks"),
 ) -> PairSet:
     """Read, check and resize defect images and their masks.
 
@@ -119,6 +124,7 @@ def load_pairs(
             size of its image.
         resolution: As in `load_images`.
         channels: As in `load_images`.
+        names: The arguments, as the user wrote them.
 
     Raises:
         ConfigError: `resolution` or `channels` is out of its range.
@@ -126,9 +132,9 @@ def load_pairs(
         MaskError: masks cannot be used or do not fit their images; all of them are listed.
     """
     _check(resolution, channels)
-    pictures, drawn = _list_pairs(images, masks)
+    pictures, drawn = _list_pairs(images, masks, names[0])
     side = resolution or _auto_resolution(pictures)
-    found = Findings("defect_imgs", len(pictures)), Findings("masks", len(drawn))
+    found = Findings(names[0], len(pictures)), Findings(names[1], len(drawn))
     pairs = []
     for item, mask_item in zip(pictures, drawn, strict=True):
         picture = _decode(item, side, channels, found[0])
@@ -145,8 +151,8 @@ def load_pairs(
     _note_duplicates(pictures, stacked, found[0])
     for findings in found:
         findings.warn()
-    names = tuple(item.name for item in pictures)
-    return PairSet(stacked, stacked_masks, names, _digest(stacked, stacked_masks))
+    files = tuple(item.name for item in pictures)
+    return PairSet(stacked, stacked_masks, files, _digest(stacked, stacked_masks))
 
 
 def _check(resolution: int | None, channels: int) -> None:
@@ -161,10 +167,12 @@ def _list_images(source: object, name: str) -> list[Item]:
     return list_items(source, name)
 
 
-def _list_pairs(images: ImageSource, masks: ImageSource) -> tuple[list[Item], list[Item]]:
+def _list_pairs(
+    images: ImageSource, masks: ImageSource, name: str
+) -> tuple[list[Item], list[Item]]:
     folders = isinstance(images, (str, os.PathLike)), isinstance(masks, (str, os.PathLike))
     if all(folders):
-        left, right = pair_folders(images, masks, images_name="defect_imgs")  # type: ignore[arg-type]
+        left, right = pair_folders(images, masks, images_name=name)  # type: ignore[arg-type]
         return (
             [Item(path.name, path.name, path) for path in left],
             [Item(path.name, path.name, path) for path in right],
@@ -172,12 +180,12 @@ def _list_pairs(images: ImageSource, masks: ImageSource) -> tuple[list[Item], li
     if any(folders):
         kinds = ["a folder" if folder else "no folder" for folder in folders]
         raise MaskError(
-            "masks: must be a folder if and only if defect_imgs is one; got "
+            f"masks: must be a folder if and only if {name} is one; got "
             f"{kinds[0]} of images and {kinds[1]} of masks; pass two folders or two lists"
         )
     if masks is None:
         raise MaskError("masks: one per image is needed; got None; pass the masks")
-    pictures, drawn = _list_images(images, "defect_imgs"), list_masks(masks)
+    pictures, drawn = _list_images(images, name), list_masks(masks)
     if len(pictures) != len(drawn):
         raise MaskError(
             f"masks: must be as many as the images, {len(pictures)}; got {len(drawn)}; "

@@ -72,7 +72,8 @@ def downstream_test(
     batches = synth.iter_samples(n, return_normals=True, seed=seed)
     config = synth.backbone_.fitted().config
     size = config.resolution, config.channels
-    known, unseen = RealPairs(*training, *size), RealPairs(*test, *size)
+    known = RealPairs(*training, *size, ("training", "training"))
+    unseen = RealPairs(*test, *size, ("test", "test"))
     warn_of_mixtures(synth.config_["data"]["digest"], "test", unseen, known)
     learned, held = _goods(goods, test_goods, size)
     _warn_of_copies("test", unseen.bytes, known.bytes)
@@ -123,7 +124,7 @@ def _goods(
 ) -> tuple[Tensor, Tensor]:
     """Good images to learn from, and for the test, uint8 (n, C, R, R)."""
     resolution, channels = size
-    images = load_images(goods, resolution=resolution, channels=channels).images
+    images = load_images(goods, resolution=resolution, channels=channels, name="goods").images
     if test_goods is not None:
         other = load_images(test_goods, resolution=resolution, channels=channels, name="test_goods")
         return images, other.images

@@ -8,7 +8,7 @@ import warnings
 import pytest
 import torch
 
-from defectgen import ConfigError, DefectSynthesizer, NotFittedError, __version__
+from defectgen import ConfigError, DefectSynthesizer, ImageError, NotFittedError, __version__
 from defectgen.downstream import Downstream, arms, detector, downstream_test, trial
 from defectgen.downstream.report import verdict
 from defectgen.errors import DataWarning
@@ -153,6 +153,14 @@ def test_a_test_that_shows_what_was_learned_is_said_to(fitted_synth, given, monk
 def test_numbers_out_of_bounds_are_refused(fitted_synth, given, name, value):
     with pytest.raises(ConfigError, match=f"^{name}: .*got {value}"):
         downstream_test(fitted_synth, **given, **{**QUICK, name: value})
+
+
+@pytest.mark.parametrize("name", ["training", "test", "goods", "test_goods"])
+def test_a_folder_that_is_missing_is_told_by_its_argument(fitted_synth, given, name, tmp_path):
+    path = str(tmp_path / "nothing")
+    wrong = {name: path if "goods" in name else (path, str(tmp_path))}
+    with pytest.raises(ImageError, match=f"^{name}: .*nothing"):
+        downstream_test(fitted_synth, **{**given, **wrong}, **QUICK)
 
 
 def test_too_few_goods_and_an_unfitted_object_are_refused(fitted_synth, given, product):
