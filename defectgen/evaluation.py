@@ -83,7 +83,8 @@ class Evaluated:
         shape = synth.backbone_.fitted().config
         size = side, _ = shape.resolution, shape.channels
         real = RealPairs(real_imgs, real_masks, *size, ("real_imgs", "real_masks"))
-        known = training and RealPairs(*training, *size, ("training", "training"))
+        names = "training", "training"
+        known = None if training is None else RealPairs(*training, *size, names)
         warn_of_mixtures(synth.config_["data"]["digest"], "real_imgs", real, known)
         images, masks, normals = DefectBatch.concat(list(batches)).triplets()
         drawn = {"generated": (images.float(), masks, normals.float())}
