@@ -62,7 +62,8 @@ SETS = {
     "magnetic_tile/crack": ("tile", "crack"),
     "hazelnut_toy/colour": ("hazelnut", "colour"),
 }
-#: Sets on which nothing was chosen: what a product that nobody here has seen may expect.
+#: Sets on which nothing was chosen up to f6d2346: what other defects and products may expect. Since
+#: then `known.REGION` (on the uneven tiles) and what warns of a poor backbone (on circuits) were.
 UNSEEN = {
     "magnetic_tile/blowhole": ("tile", "blowhole"),
     "magnetic_tile/uneven": ("tile", "uneven"),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from defectgen.augment.pipe import AugmentPipe
@@ -37,6 +38,9 @@ JUDGED = 64
 #: so many images. Measured at 64 px: bottles and hazelnuts 1.0, tiles 1.9 and 2.2, circuits with
 #: blobs instead of lines 5.6; of 64 images these have 2.7, for single ones differ too much.
 FAR, SPLITS, COMPARED = 4.0, 4, 128
+#: Compared are pictures of at most so many pixels a side, drawn so many at a time: of larger ones
+#: the comparison would take more memory than the training.
+SIDE, DRAWN = 128, 16
 #: Fewer photos have no distance worth that name, and a smaller distance is none.
 FEWEST, NOTHING = 8, 1.0
 
@@ -170,8 +174,16 @@ def warn_if_far(network: Generator, images: Tensor, kimg: float) -> None:
     """
     if len(images) < FEWEST:
         return
-    part = min(COMPARED, len(images) // 2)
-    drawn, sums = draw_good(network, sample_seeds(part, 0), 1.0), torch.zeros(2, 1)
+    part, side = min(COMPARED, len(images) // 2), min(images.shape[-1], SIDE)
+    seeds = sample_seeds(part, 0)
+    drawn = torch.cat(
+        [
+            F.adaptive_avg_pool2d(draw_good(network, seeds[k : k + DRAWN], 1.0), side)
+            for k in range(0, part, DRAWN)
+        ]
+    )
+    images = F.adaptive_avg_pool2d(images.float(), side).round().to(torch.uint8)
+    sums = torch.zeros(2, 1)
     for split in range(SPLITS):
         order = torch.randperm(len(images), generator=generator(0, "split", split))
         others, some = images[order[part:]], images[order[:part]].float() / 255

@@ -24,6 +24,7 @@ from defectgen.metrics.swd import patch_distance
 from defectgen.moves import BEND, FREE_BEND, allowed_moves
 from defectgen.networks.defect import DefectBranch
 from defectgen.networks.discriminator import Discriminator
+from defectgen.networks.known import REGION
 from defectgen.networks.precision import in_precision
 from defectgen.placement import PLACES
 from defectgen.rng import sample_seeds
@@ -191,7 +192,8 @@ def run_task(
             "augmentation": str(policy),
             "backbone": backbone_digest,
             "first_resolution": str(task.branch.resolutions[0]),
-            "placement": f"{shape.places} places, bends of {shape.bend}, moves {shape.moves!r}",
+            "placement": f"{shape.places} places, bends of {shape.bend}, moves {shape.moves!r}, "
+            f"regions above {REGION}",
         },
         run_dir=run_dir,
         verbose=verbose,

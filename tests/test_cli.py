@@ -722,9 +722,9 @@ def test_downstream_prints_the_table_and_keeps_it(photos, models, tmp_path, caps
     words = (*needed, "--test-goods", photos / "good", "-n", 2, "--steps", 1, "--repeats", 2)
     assert run("downstream", models / "scratch", *words, "--seed", 3, "--json", file) == 0
     captured = capsys.readouterr()
-    assert "| real + generated - real + copy-paste |" in captured.out
+    assert "| real + generated against real + copy-paste |" in captured.out
     assert "warning: test: defects that were not trained on; got the pairs" in captured.err
-    assert "warning: test_goods: photos that the detectors do not learn from" in captured.err
+    assert "warning: test_goods: photos that serve for nothing else here" in captured.err
     assert "real + copy-paste, seed 1: AP 0." in captured.err
     assert "about 0.0 min left" in captured.err
     saved = json.loads(file.read_text())

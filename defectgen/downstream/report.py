@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from defectgen.downstream.arms import ARMS
+from defectgen.downstream.arms import ARMS, DIFFERENCES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,8 @@ class Downstream:
         lines += ["", "| difference | AP x 100 | interval | |", "|---|---:|---|---|"]
         for name, found in self.differences.items():
             mean, low, high = (f"{100 * found[key]:+.1f}" for key in ("mean", "low", "high"))
-            lines.append(f"| {name} | {mean} | {low} to {high} | {verdict(found)} |")
+            words = next((f"{a} against {b}" for a, b in DIFFERENCES if name == f"{a} - {b}"), name)
+            lines.append(f"| {words} | {mean} | {low} to {high} | {verdict(found)} |")
         facts = ", ".join(f"{key} {value}" for key, value in self.settings.items())
         return "\n".join([*lines, "", self.protocol, "", f"Settings: {facts}."])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 
+import torch
 from torch import Tensor
 
 from defectgen.augment.pipe import AugmentPipe
@@ -22,6 +23,8 @@ from defectgen.metrics.paste import copy_paste
 from defectgen.real_pairs import RealPairs, settings_of, warn_of_mixtures
 from defectgen.synthesizer import DefectSynthesizer
 
+#: Fewer photos of either kind in the test say too little, and no interval knows how little.
+FEWEST = 5
 #: Without goods for the test, one of so many is kept for it.
 HELD_OUT = 5
 
@@ -58,13 +61,25 @@ def downstream_test(
         seed: of samples and pastes; sample i has the seed + i. Training k of each arm has seed k.
 
     Returns:
-        The scores; on one machine the same for the same arguments.
+        The scores; on one CPU, with as many threads, the same for the same arguments.
+
+    Warns:
+        DataWarning: the test shows what was learned, or too little.
 
     Raises:
         NotFittedError: before ``fit``.
         ConfigError: a number is out of bounds, or there are too few good photos.
         ImageError, MaskError: listing every unusable file.
     """
+    if not isinstance(synth, DefectSynthesizer):
+        raise ConfigError(
+            f"synth: a DefectSynthesizer; got {type(synth).__name__}; load one by from_pretrained"
+        )
+    for name, pair in (("training", training), ("test", test)):
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise ConfigError(
+                f"{name}: two sources, of images and of masks; got {type(pair).__name__}; pass both"
+            )
     # One training says nothing of what another one would find.
     for name, value, low in (("n", n, 1), ("repeats", repeats, 2), ("steps", steps, 1)):
         check_range(name, value, low=low, integer=True)
@@ -76,8 +91,17 @@ def downstream_test(
     unseen = RealPairs(*test, *size, ("test", "test"))
     warn_of_mixtures(synth.config_["data"]["digest"], "test", unseen, known)
     learned, held = _goods(goods, test_goods, size)
-    _warn_of_copies("test", unseen.bytes, known.bytes)
-    _warn_of_copies("test_goods", held, learned)
+    _warn_of_copies("test", unseen.bytes, torch.cat([known.bytes, learned]))
+    _warn_of_copies("test_goods", held, torch.cat([learned, known.bytes, unseen.bytes]))
+    _warn_of_copies("goods", learned, torch.cat([known.bytes, unseen.bytes]))
+    for name, some in (("test", unseen.bytes), ("test_goods", held)):
+        if len(some) < FEWEST:
+            warnings.warn(
+                f"{name}: at least {FEWEST}; got {len(some)}, which say too little of others, and "
+                "the intervals do not tell how little; pass more",
+                DataWarning,
+                stacklevel=2,
+            )
     images, masks, _ = DefectBatch.concat(list(batches)).triplets()
     some = masks.flatten(1).any(1)  # a sample without a defect is a good part, and says so
     some |= ~some.any()  # a dead branch: the detector is shown what there is
@@ -102,7 +126,7 @@ def downstream_test(
             synth.backbone_.fitted().mapping.w_avg.device,
         )
     settings = {
-        "samples": n,
+        "samples": int(n),
         "seed": seed,
         "goods": len(learned),
         "test_goods": len(held),
@@ -111,6 +135,7 @@ def downstream_test(
         "seconds": round(found["seconds"], 1),
         **settings_of(synth, unseen, known),
     }
+    settings["test"], settings["threads"] = settings.pop("real"), torch.get_num_threads()
     return Downstream(
         arms=found["arms"],
         differences=found["differences"],
@@ -139,13 +164,13 @@ def _goods(
 
 
 def _warn_of_copies(name: str, images: Tensor, learned: Tensor) -> None:
-    """Say when the test shows what was learned."""
+    """Say when the test shows what was learned, or takes a defect for a good part."""
     known = {image.numpy().tobytes() for image in learned}
     copies = sum(image.numpy().tobytes() in known for image in images)
     if copies:
         warnings.warn(
-            f"{name}: photos that the detectors do not learn from; got {copies} of {len(images)} "
-            "that they do, so all scores are too high; pass others",
+            f"{name}: photos that serve for nothing else here; got {copies} of {len(images)} that "
+            "are also learned from, or are defects of the test, so scores mislead; pass others",
             DataWarning,
             stacklevel=3,
         )

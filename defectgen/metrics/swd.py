@@ -87,6 +87,12 @@ def level_distances(real: Tensor, generated: Tensor) -> list[float]:
 
 def _pyramid(images: Tensor) -> list[Tensor]:
     """Laplacian pyramid, finest level first; the last one holds the 16 px image itself."""
+    # In parts, or what is needed for a moment would be several times as much as the result.
+    parts = [_levels(part) for part in torch.split(images, 16)]
+    return [torch.cat(level) for level in zip(*parts, strict=True)]
+
+
+def _levels(images: Tensor) -> list[Tensor]:
     levels = []
     while images.shape[-1] > COARSEST:
         small = _blur(images, 1.0)[..., ::2, ::2]

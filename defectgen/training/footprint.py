@@ -20,6 +20,10 @@ HALF_BITS = 0.65
 COPIES = 3
 FLOAT = 4
 
+#: A training is planned for this share of what is free: an estimate is none to the byte.
+SHARE = 0.9
+#: How PyTorch says that memory ended where it has no class of its own for that.
+_PHRASES = ("allocate memory", "out of memory", "not enough memory", "alloc_failed")
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -42,7 +46,8 @@ def needed(shape: BackboneConfig, train: TrainConfig, per_activation: int, weigh
 def free(device: torch.device) -> int | None:
     """Bytes that a training may still take on this device, None where nobody knows."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + cached
     known = [some for some in (_free_of_system(), _free_of_container()) if some is not None]
     return min(known) if device.type == "cpu" and known else None
 
@@ -59,15 +64,16 @@ def warn_if_short(
     Warns:
         TrainingWarning: with the largest batch that fits, or a lower resolution.
     """
-    room, want = free(device), needed(shape, train, per_activation, weights)
-    if room is None or want <= room:
+    found, want = free(device), needed(shape, train, per_activation, weights)
+    if found is None or want <= SHARE * found:
         return
+    room = round(SHARE * found)
     fixed = COPIES * FLOAT * weights
     fits = max(0, room - fixed) * train.batch_size // (want - fixed)
     advice = f"batch_size={fits}" if fits else "a lower resolution"
     warnings.warn(
         f"batch_size: as many images as fit into memory; {train.batch_size} of {shape.resolution} "
-        f"px take about {want / 1e9:.1f} GB to train, and {room / 1e9:.1f} GB are free; "
+        f"px take about {want / 1e9:.1f} GB to train, and {found / 1e9:.1f} GB are free; "
         f"construct with {advice}",
         TrainingWarning,
         stacklevel=5,  # warn_if_short, run_task, _fit, fit: whoever called that,
@@ -78,7 +84,8 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether this is what Python, or PyTorch on any device, raises where memory ends."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    return isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(phrase in text for phrase in _PHRASES)
 
 
 def _free_of_system() -> int | None:
@@ -103,7 +110,12 @@ def _free_of_container() -> int | None:
             for name in ("memory.max", "memory.current")
         )
         lines = (_CGROUP / "memory.stat").read_text(encoding="ascii").splitlines()
-        cached = int(dict(line.split() for line in lines)["inactive_file"])
-    except (OSError, ValueError, KeyError):  # no container, no limit ("max"), or an older kernel
+        known = dict(line.split() for line in lines)
+        cached = int(known["inactive_file"]) + int(known["active_file"])
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+    ):  # no container, no limit ("max"), or cgroups of version 1
         return None
     return max(0, limit - used + cached)

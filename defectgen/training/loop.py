@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -69,14 +70,17 @@ def run(
     except BaseException as error:
         # Whatever it is, it may come between two steps of one iteration, and only ticks are
         # consistent; the callbacks must not write anything else into a resume file.
+        if out_of_memory(error):
+            traceback.clear_frames(error.__traceback__)  # what did not fit is let go
         state.load_state_dict(good[0])
         if not out_of_memory(error):
             raise
-        batch = state.config.batch_size
-        advice = f"batch_size={batch // 2}" if batch > 1 else "a lower resolution"
+        reason = str(error).strip().partition("\n")[0][:80]
         raise TrainingError(
-            f"batch_size: as many images as fit into memory; got {batch}, which did not at "
-            f"{state.images / 1000:.2f} kimg; the last good state is kept, construct with {advice}"
+            f"batch_size: a training that fits into memory; got {state.config.batch_size}, and "
+            f"memory ended ({reason or 'no more is known'}); "
+            f"the last good state, of {state.images / 1000:.2f} kimg, is kept; construct with a "
+            "smaller batch_size, or a lower resolution"
         ) from error
     finally:
         for callback in callbacks:

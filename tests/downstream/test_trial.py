@@ -23,7 +23,7 @@ def given(defects, product):
         "training": defects(6),
         "test": defects(5, seed=3),
         "goods": product(10),
-        "test_goods": product(4, seed=7),
+        "test_goods": product(5, seed=7),
     }
 
 
@@ -40,9 +40,9 @@ def test_every_arm_and_difference_is_there(found, given, fitted_synth):
     assert all(len(arm["ap"]) == 2 for arm in found.arms.values())
     assert set(found.differences) == {f"{one} - {other}" for one, other in arms.DIFFERENCES}
     masks = given["test"][1]
-    share = float((masks > 0).float().mean()) * 5 / 9
-    expected = {"samples": 6, "seed": 0, "goods": 10, "test_goods": 4, "steps": 1}
-    expected |= {"real": 5, "training": 6, "blind_guess": pytest.approx(share, abs=1e-6)}
+    share = float((masks > 0).float().mean()) * 5 / 10
+    expected = {"samples": 6, "seed": 0, "goods": 10, "test_goods": 5, "steps": 1}
+    expected |= {"test": 5, "training": 6, "blind_guess": pytest.approx(share, abs=1e-6)}
     expected |= {"backbone": fitted_synth.backbone_digest_, "defectgen": __version__}
     assert {key: found.settings[key] for key in expected} == expected
     assert "2 times per arm, 1 steps" in found.protocol
@@ -56,10 +56,11 @@ def test_the_same_arguments_find_the_same(found, fitted_synth, given):
 
 def test_each_arm_learns_from_its_sources(fitted_synth, given, monkeypatch):
     """Samples, pasted copies and real pairs go to the arms that are named for them."""
-    shown = []
+    shown, seen = [], []
 
     def train(sources, goods, pipe, seed, steps, device):
         shown.append(([some.images for some in sources], goods, seed, steps))
+        seen.append(([some.masks for some in sources], pipe.policy))
         return detector.UNet(3)
 
     monkeypatch.setattr(arms, "train", train)
@@ -77,6 +78,16 @@ def test_each_arm_learns_from_its_sources(fitted_synth, given, monkeypatch):
             assert torch.equal(sources[0], real)
         if "generated" in name:
             assert torch.allclose(sources[-1], images[masks.flatten(1).any(1)])
+    full = masks.flatten(1).any(1)
+    _, (drawn,), (own, both), (_, places) = [kinds for kinds, _ in seen[:4]]
+    assert torch.equal(own, given["training"][1] > 0)
+    assert torch.equal(drawn, masks[full])
+    assert torch.equal(both, drawn)
+    assert len(places) == 6
+    for place in places:  # those of the training pairs
+        assert any(torch.equal(place, mask) for mask in own)
+    policy = fitted_synth.backbone_.config_["augment"]["policy"]
+    assert all(pipe.to_dict() == policy for _, pipe in seen)
     pasted = by_name["real + copy-paste"][0][1]
     goods = given["goods"].float() / 255
     # Outside of the mask each is one of the good photos.
@@ -84,8 +95,10 @@ def test_each_arm_learns_from_its_sources(fitted_synth, given, monkeypatch):
     assert 0 < apart.max() < 0.5
 
 
-def test_every_fifth_good_is_kept_where_there_are_no_others(fitted_synth, given, monkeypatch):
-    kept = []
+def test_every_fifth_good_is_kept_where_there_are_no_others(
+    fitted_synth, given, product, monkeypatch
+):
+    kept, many = [], product(25)
 
     def run(sources, goods, test, test_goods, *more):
         kept.extend((goods, test_goods))
@@ -93,10 +106,10 @@ def test_every_fifth_good_is_kept_where_there_are_no_others(fitted_synth, given,
 
     monkeypatch.setattr(trial, "run", run)
     with pytest.raises(ZeroDivisionError):
-        downstream_test(fitted_synth, **{**given, "test_goods": None}, **QUICK)
-    goods = given["goods"].float() / 255
-    assert torch.equal(kept[1], goods[[4, 9]])
-    assert torch.equal(kept[0], goods[[0, 1, 2, 3, 5, 6, 7, 8]])
+        downstream_test(fitted_synth, **{**given, "goods": many, "test_goods": None}, **QUICK)
+    goods = many.float() / 255
+    assert torch.equal(kept[1], goods[4::5])
+    assert torch.equal(kept[0], goods[[k for k in range(25) if k % 5 != 4]])
 
 
 # -- what is said --
@@ -115,7 +128,7 @@ def report(low, high):
 def test_the_table_shows_scores_intervals_and_what_they_say():
     text = report(0.01, 0.2).table()
     assert "| real + generated | 37.5 | 50.0, 25.0 |" in text
-    assert "| real + generated - real | +10.5 | +1.0 to +20.0 | better |" in text
+    assert "| real + generated against real | +10.5 | +1.0 to +20.0 | better |" in text
     assert text.endswith("So it was.\n\nSettings: seed 3.")
 
 
@@ -136,8 +149,12 @@ def test_a_test_that_shows_what_was_learned_is_said_to(fitted_synth, given, monk
     mixed = tuple(torch.cat(pair) for pair in both)
     for change, words in (
         ({"test": given["training"]}, "test: defects that were not trained on; got the pairs"),
-        ({"test": mixed}, "test: photos that the detectors do not learn from; got 6 of 11"),
-        ({"test_goods": given["goods"][:3]}, "test_goods: photos .*; got 3 of 3"),
+        ({"test": mixed}, "test: photos that serve for nothing else here; got 6 of 11"),
+        ({"test_goods": given["goods"][:5]}, "test_goods: photos .*; got 5 of 5"),
+        ({"test_goods": given["test"][0]}, "test_goods: photos .*; got 5 of 5"),
+        ({"goods": given["test"][0]}, "^goods: photos .*; got 5 of 5"),
+        ({"test_goods": given["test_goods"][:4]}, "test_goods: at least 5; got 4"),
+        ({"test": tuple(some[:4] for some in given["test"])}, "test: at least 5; got 4"),
         ({"training": given["test"]}, "training: the pairs of the fit"),
     ):
         with pytest.warns(DataWarning, match=words) as told, pytest.raises(ZeroDivisionError):
@@ -161,6 +178,16 @@ def test_a_folder_that_is_missing_is_told_by_its_argument(fitted_synth, given, n
     wrong = {name: path if "goods" in name else (path, str(tmp_path))}
     with pytest.raises(ImageError, match=f"^{name}: .*nothing"):
         downstream_test(fitted_synth, **{**given, **wrong}, **QUICK)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [({"training": None}, "NoneType"), ({"test": "photos"}, "str"), ({"synth": "demo"}, "str")],
+)
+def test_what_is_no_pair_or_no_synthesizer_is_refused(fitted_synth, given, wrong, said):
+    everything = {"synth": fitted_synth, **given, **wrong}
+    with pytest.raises(ConfigError, match=f"^{next(iter(wrong))}: .*got {said}; "):
+        downstream_test(**everything, **QUICK)
 
 
 def test_too_few_goods_and_an_unfitted_object_are_refused(fitted_synth, given, product):
