@@ -47,8 +47,8 @@ def test_one_scale_is_enough(told):
     discs = (apart < 200).float()[:, None]
     photos, others = (discs[:128] * 255).to(torch.uint8), discs[128:]
     assert told(photos, others) is None
-    soft = F.avg_pool2d(F.pad(others, (4, 4, 4, 4), mode="reflect"), 9, 1)
-    assert told(photos, soft) > FAR
+    soft = F.avg_pool2d(F.pad(others, (1, 1, 1, 1), mode="reflect"), 3, 1)
+    assert told(photos, soft) > FAR  # in the mean of the scales 3.3 times
 
 
 def test_few_photos_have_no_distance(product, told):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from defectgen import Backbone, TrainingError, TrainingWarning
+from defectgen import Backbone, DefectSynthesizer, TrainingError, TrainingWarning
 from defectgen.config import backbone_config, backbone_training
 from defectgen.training import footprint
 from defectgen.training.footprint import GAME, free, needed, out_of_memory, warn_if_short
@@ -145,6 +145,15 @@ def test_a_fit_says_so_before_it_begins(system):
     with pytest.warns(TrainingWarning, match="batch_size: as many images as fit") as told:
         Backbone(32, kimg=0.016, seed=0, verbose=0).fit(photos)
     assert told[0].filename == __file__
+
+
+@pytest.mark.filterwarnings("ignore::defectgen.errors.TrainingWarning")
+def test_a_fit_of_a_defect_says_so_too(system, fitted_backbone, defects):
+    limit(system, 10**9, 10**9 - 10**7, 0)
+    synth = DefectSynthesizer(fitted_backbone, kimg=0.004, batch_size=4, seed=0, verbose=0)
+    with pytest.warns(TrainingWarning, match="batch_size: as many images as fit") as told:
+        synth.fit(*defects(4))
+    assert any(one.filename == __file__ for one in told)
 
 
 # -- when it ends --
