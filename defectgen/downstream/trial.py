@@ -71,11 +71,42 @@ def downstream_test(
         ConfigError: a number is out of bounds, or there are too few good photos.
         ImageError, MaskError: listing every unusable file.
     """
+    _check(synth, {"training": training, "test": test}, n, repeats, steps)
+    # Asked first, drawn last: an object that was never fitted says so before files are read.
+    batches = synth.iter_samples(n, return_normals=True, seed=seed)
+    network = synth.backbone_.fitted()
+    size = network.config.resolution, network.config.channels
+    known = RealPairs(*training, *size, ("training", "training"))
+    unseen = RealPairs(*test, *size, ("test", "test"))
+    warn_of_mixtures(synth.config_["data"]["digest"], "test", unseen, known)
+    learned, held = _goods(goods, test_goods, size)
+    for text in _doubts(known.bytes, unseen.bytes, learned, held):
+        warnings.warn(text, DataWarning, stacklevel=2)
+    clean = learned.float() / 255
+    with kept_memory():
+        found, _ = run(
+            _sources(DefectBatch.concat(list(batches)), known, clean, seed),
+            clean,
+            *(Pairs(unseen.images, unseen.masks), held.float() / 255),
+            AugmentPipe(AugmentPolicy.from_dict(synth.backbone_.config_["augment"]["policy"])),
+            lambda text: say(text, synth.verbose),
+            *(steps, repeats, network.mapping.w_avg.device),
+        )
+    facts = settings_of(synth, unseen, known)
+    settings = {"samples": int(n), "seed": seed, "steps": int(steps), "test": facts.pop("real")}
+    settings |= {"goods": len(learned), "test_goods": len(held)} | facts
+    settings["blind_guess"] = round(found["test"]["base_rate"], 6)
+    settings |= {"threads": torch.get_num_threads(), "seconds": round(found["seconds"], 1)}
+    results = {name: found[name] for name in ("arms", "differences", "protocol")}
+    return Downstream(**results, settings=settings)
+
+
+def _check(synth: object, pairs: dict[str, object], n: int, repeats: int, steps: int) -> None:
     if not isinstance(synth, DefectSynthesizer):
         raise ConfigError(
             f"synth: a DefectSynthesizer; got {type(synth).__name__}; load one by from_pretrained"
         )
-    for name, pair in (("training", training), ("test", test)):
+    for name, pair in pairs.items():
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise ConfigError(
                 f"{name}: two sources, of images and of masks; got {type(pair).__name__}; pass both"
@@ -83,65 +114,19 @@ def downstream_test(
     # One training says nothing of what another one would find.
     for name, value, low in (("n", n, 1), ("repeats", repeats, 2), ("steps", steps, 1)):
         check_range(name, value, low=low, integer=True)
-    # Asked first, drawn last: an object that was never fitted says so before files are read.
-    batches = synth.iter_samples(n, return_normals=True, seed=seed)
-    config = synth.backbone_.fitted().config
-    size = config.resolution, config.channels
-    known = RealPairs(*training, *size, ("training", "training"))
-    unseen = RealPairs(*test, *size, ("test", "test"))
-    warn_of_mixtures(synth.config_["data"]["digest"], "test", unseen, known)
-    learned, held = _goods(goods, test_goods, size)
-    _warn_of_copies("test", unseen.bytes, torch.cat([known.bytes, learned]))
-    _warn_of_copies("test_goods", held, torch.cat([learned, known.bytes, unseen.bytes]))
-    _warn_of_copies("goods", learned, torch.cat([known.bytes, unseen.bytes]))
-    for name, some in (("test", unseen.bytes), ("test_goods", held)):
-        if len(some) < FEWEST:
-            warnings.warn(
-                f"{name}: at least {FEWEST}; got {len(some)}, which say too little of others, and "
-                "the intervals do not tell how little; pass more",
-                DataWarning,
-                stacklevel=2,
-            )
-    images, masks, _ = DefectBatch.concat(list(batches)).triplets()
+
+
+def _sources(samples: DefectBatch, known: RealPairs, clean: Tensor, seed: int) -> dict[str, Pairs]:
+    """What the detectors learn defects from, by the names of the arms."""
+    images, masks, _ = samples.triplets()
     some = masks.flatten(1).any(1)  # a sample without a defect is a good part, and says so
     some |= ~some.any()  # a dead branch: the detector is shown what there is
-    clean = learned.float() / 255
-    pasted, places, _ = copy_paste(known.images, known.masks, clean, n, seed=seed)
-    sources = {
+    pasted, places, _ = copy_paste(known.images, known.masks, clean, len(samples), seed=seed)
+    return {
         "real": Pairs(known.images, known.masks),
         "generated": Pairs(images[some].float(), masks[some]),
         "copy-paste": Pairs(pasted, places),
     }
-    policy = AugmentPolicy.from_dict(synth.backbone_.config_["augment"]["policy"])
-    with kept_memory():
-        found, _ = run(
-            sources,
-            clean,
-            Pairs(unseen.images, unseen.masks),
-            held.float() / 255,
-            AugmentPipe(policy),
-            lambda text: say(text, synth.verbose),
-            steps,
-            repeats,
-            synth.backbone_.fitted().mapping.w_avg.device,
-        )
-    settings = {
-        "samples": int(n),
-        "seed": seed,
-        "goods": len(learned),
-        "test_goods": len(held),
-        "blind_guess": round(found["test"]["base_rate"], 6),
-        "steps": steps,
-        "seconds": round(found["seconds"], 1),
-        **settings_of(synth, unseen, known),
-    }
-    settings["test"], settings["threads"] = settings.pop("real"), torch.get_num_threads()
-    return Downstream(
-        arms=found["arms"],
-        differences=found["differences"],
-        settings=settings,
-        protocol=found["protocol"],
-    )
 
 
 def _goods(
@@ -163,14 +148,28 @@ def _goods(
     return images[~kept], images[kept]
 
 
-def _warn_of_copies(name: str, images: Tensor, learned: Tensor) -> None:
-    """Say when the test shows what was learned, or takes a defect for a good part."""
-    known = {image.numpy().tobytes() for image in learned}
-    copies = sum(image.numpy().tobytes() in known for image in images)
-    if copies:
-        warnings.warn(
-            f"{name}: photos that serve for nothing else here; got {copies} of {len(images)} that "
-            "are also learned from, or are defects of the test, so scores mislead; pass others",
-            DataWarning,
-            stacklevel=3,
-        )
+def _doubts(known: Tensor, unseen: Tensor, learned: Tensor, held: Tensor) -> list[str]:
+    """Why scores of these photos may mislead: pairs, then good ones, to learn from and to test.
+
+    The test shows what was learned, or takes a defect for a good part; or it is small.
+    """
+    found = []
+    for name, images, others in (
+        ("test", unseen, (known, learned)),
+        ("test_goods", held, (learned, known, unseen)),
+        ("goods", learned, (known, unseen)),
+    ):
+        elsewhere = {image.numpy().tobytes() for some in others for image in some}
+        copies = sum(image.numpy().tobytes() in elsewhere for image in images)
+        if copies:
+            found.append(
+                f"{name}: photos that serve for nothing else here; got {copies} of {len(images)} "
+                "that are also learned from, or are defects of the test, so scores mislead; pass "
+                "others"
+            )
+        if name != "goods" and len(images) < FEWEST:
+            found.append(
+                f"{name}: at least {FEWEST}; got {len(images)}, which say too little of others, "
+                "and the intervals do not tell how little; pass more"
+            )
+    return found
