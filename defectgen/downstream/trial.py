@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +26,8 @@ from defectgen.synthesizer import DefectSynthesizer
 
 #: Fewer photos of either kind in the test say too little, and no interval knows how little.
 FEWEST = 5
+#: What a report takes over from the comparison of the arms.
+RESULTS = ("arms", "differences", "protocol")
 #: Without goods for the test, one of so many is kept for it.
 HELD_OUT = 5
 
@@ -87,18 +90,18 @@ def downstream_test(
         found, _ = run(
             _sources(DefectBatch.concat(list(batches)), known, clean, seed),
             clean,
-            *(Pairs(unseen.images, unseen.masks), held.float() / 255),
+            Pairs(unseen.images, unseen.masks),
+            held.float() / 255,
             AugmentPipe(AugmentPolicy.from_dict(synth.backbone_.config_["augment"]["policy"])),
             lambda text: say(text, synth.verbose),
-            *(steps, repeats, network.mapping.w_avg.device),
+            steps,
+            repeats,
+            network.mapping.w_avg.device,
         )
     facts = settings_of(synth, unseen, known)
     settings = {"samples": int(n), "seed": seed, "steps": int(steps), "test": facts.pop("real")}
-    settings |= {"goods": len(learned), "test_goods": len(held)} | facts
-    settings["blind_guess"] = round(found["test"]["base_rate"], 6)
-    settings |= {"threads": torch.get_num_threads(), "seconds": round(found["seconds"], 1)}
-    results = {name: found[name] for name in ("arms", "differences", "protocol")}
-    return Downstream(**results, settings=settings)
+    settings |= {"goods": len(learned), "test_goods": len(held)} | facts | _measured(found)
+    return Downstream(**{name: found[name] for name in RESULTS}, settings=settings)
 
 
 def _check(synth: object, pairs: dict[str, object], n: int, repeats: int, steps: int) -> None:
@@ -114,6 +117,15 @@ def _check(synth: object, pairs: dict[str, object], n: int, repeats: int, steps:
     # One training says nothing of what another one would find.
     for name, value, low in (("n", n, 1), ("repeats", repeats, 2), ("steps", steps, 1)):
         check_range(name, value, low=low, integer=True)
+
+
+def _measured(found: dict[str, Any]) -> dict[str, object]:
+    """What a blind guess would score, and how it was computed."""
+    return {
+        "blind_guess": round(found["test"]["base_rate"], 6),
+        "threads": torch.get_num_threads(),
+        "seconds": round(found["seconds"], 1),
+    }
 
 
 def _sources(samples: DefectBatch, known: RealPairs, clean: Tensor, seed: int) -> dict[str, Pairs]:
