@@ -85,11 +85,10 @@ def downstream_test(
     learned, held = _goods(goods, test_goods, size)
     for text in _doubts(known.bytes, unseen.bytes, learned, held):
         warnings.warn(text, DataWarning, stacklevel=2)
-    clean = learned.float() / 255
     with kept_memory():
         found, _ = run(
-            _sources(DefectBatch.concat(list(batches)), known, clean, seed),
-            clean,
+            _sources(DefectBatch.concat(list(batches)), known, learned, seed),
+            learned.float() / 255,
             Pairs(unseen.images, unseen.masks),
             held.float() / 255,
             AugmentPipe(AugmentPolicy.from_dict(synth.backbone_.config_["augment"]["policy"])),
@@ -128,12 +127,15 @@ def _measured(found: dict[str, Any]) -> dict[str, object]:
     }
 
 
-def _sources(samples: DefectBatch, known: RealPairs, clean: Tensor, seed: int) -> dict[str, Pairs]:
+def _sources(
+    samples: DefectBatch, known: RealPairs, learned: Tensor, seed: int
+) -> dict[str, Pairs]:
     """What the detectors learn defects from, by the names of the arms."""
     images, masks, _ = samples.triplets()
     some = masks.flatten(1).any(1)  # a sample without a defect is a good part, and says so
     some |= ~some.any()  # a dead branch: the detector is shown what there is
-    pasted, places, _ = copy_paste(known.images, known.masks, clean, len(samples), seed=seed)
+    clean, n = learned.float() / 255, len(samples)
+    pasted, places, _ = copy_paste(known.images, known.masks, clean, n, seed=seed)
     return {
         "real": Pairs(known.images, known.masks),
         "generated": Pairs(images[some].float(), masks[some]),
