@@ -16,10 +16,9 @@ from defectgen import DefectSynthesizer
 from defectgen.augment.pipe import AugmentPipe
 from defectgen.augment.policy import AugmentPolicy
 from defectgen.data.images import PairSet
-from defectgen.downstream.arms import run
+from defectgen.downstream.arms import run, sources_of
 from defectgen.downstream.detector import Pairs
 from defectgen.metrics.features import find_extractor
-from defectgen.metrics.paste import copy_paste
 
 KINDS = ("real", "generated", "copy-paste", "good twins")
 log = logging.getLogger("learning")
@@ -71,16 +70,9 @@ def downstream_of(folder: Path, name: str, seed: int, data: Path) -> Measured:
     """Pixel AP of a U-Net on test defects and unseen goods, with and without generated pairs."""
     train, test = (pairs_of(some) for some in load_defects(data, name))
     goods, test_goods = (some.images.float() / 255 for some in load_goods(data, ALL[name][0]))
-    images, masks, normals = drawn(folder, seed).triplets()
-    full = masks.flatten(1).any(1)  # a sample without a defect is a good part, and says so
-    full |= ~full.any()  # a dead branch: the detector is shown what there is
-    pasted = copy_paste(train.images, train.masks, goods, SAMPLES, seed=seed)
+    images, masks, _ = drawn(folder, seed).triplets()
+    sources = sources_of(images, masks, train, goods, seed)
     policy = DefectSynthesizer.from_pretrained(folder).backbone_.config_["augment"]["policy"]
-    sources = {
-        "real": train,
-        "generated": Pairs(images[full], masks[full]),
-        "copy-paste": Pairs(pasted[0], pasted[1]),
-    }
     pipe = AugmentPipe(AugmentPolicy.from_dict(policy))
     return run(sources, goods, test, test_goods, pipe, log.info)
 

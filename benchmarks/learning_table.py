@@ -10,7 +10,6 @@ import torch
 
 from benchmarks.learning_records import Records
 from benchmarks.learning_sets import ALL, FEWEST, PRODUCTS
-from defectgen.downstream.arms import protocol
 from defectgen.downstream.curve import DRAWS, LEVEL, interval
 from defectgen.metrics.distances import unseen_share
 
@@ -49,9 +48,12 @@ def render(records: Records, backbones: Sequence[str], labels: Sequence[str]) ->
         blocks += [f"### Recipe {label}", scores_table(records, label)]
     if labels:
         blocks += ["### KID: difference to", differences(records, labels)]
-    nets = [net_table(records, x) for x in labels if records.names("downstream", x, ALL)]
-    if nets:
-        blocks += ["### Downstream: pixel average precision", *nets, protocol()]
+    measured = [label for label in labels if records.names("downstream", label, ALL)]
+    if measured:
+        # As it was when that was measured, whatever it is today.
+        told = {r["protocol"] for key, r in records.found.items() if key[0] == "downstream"}
+        nets = [net_table(records, label) for label in measured]
+        blocks += ["### Downstream: pixel average precision", *nets, *sorted(told)]
     blocks.append("\n".join(f"- {line}" for line in records.origins()))
     return "\n\n".join(blocks)
 

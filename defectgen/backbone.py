@@ -127,10 +127,13 @@ class Backbone(StoredBackbone, Parameters, nn.Module):
             self, with ``generator``, ``discriminator``, ``config_`` and ``history_`` set. An
             interrupt or a training that diverged is raised; these then hold the last good state.
 
+        Warns:
+            TrainingWarning: memory will hardly do, or samples ended far from the images.
+
         Raises:
             ConfigError: for a parameter outside its rule.
             ImageError: listing every unusable image.
-            TrainingError: if training diverged; the last good state is kept.
+            TrainingError: if training diverged, or memory ended; the last good state is kept.
         """
         self._check_parameters()
         with own_folder(self.run_dir) as run_dir:

@@ -15,8 +15,9 @@ class Downstream:
     Attributes:
         arms: name of an arm -> "ap", one of each training, and "mean", in [0, 1].
         differences: "first - second" -> "mean", "low", "high": the ends of the interval.
-        settings: how many images of each kind, the share of defect pixels in the test (what a
-            blind guess would score), seed, steps, seconds, and the digests of pairs and models.
+        settings: samples, seed, steps; of the test its defects, goods, base rate (the share of
+            defect pixels: what a blind guess would score), and digest; pairs and good images
+            that were learned from, digests of models, threads, seconds.
         protocol: what was trained and measured, in words.
     """
 

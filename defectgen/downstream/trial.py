@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -14,13 +14,12 @@ from defectgen.batch import DefectBatch
 from defectgen.checks import check_range
 from defectgen.data.images import load_images
 from defectgen.data.sources import ImageSource
-from defectgen.downstream.arms import SEEDS, run
+from defectgen.downstream.arms import SEEDS, run, sources_of
 from defectgen.downstream.detector import STEPS, Pairs
 from defectgen.downstream.report import Downstream
 from defectgen.errors import ConfigError, DataWarning
 from defectgen.memory import kept_memory
 from defectgen.messages import say
-from defectgen.metrics.paste import copy_paste
 from defectgen.real_pairs import RealPairs, settings_of, warn_of_mixtures
 from defectgen.synthesizer import DefectSynthesizer
 
@@ -74,9 +73,9 @@ def downstream_test(
         ConfigError: a number is out of bounds, or there are too few good photos.
         ImageError, MaskError: listing every unusable file.
     """
-    _check(synth, {"training": training, "test": test}, n, repeats, steps)
+    _check(synth, {"training": training, "test": test}, n, repeats, steps, seed)
     # Asked first, drawn last: an object that was never fitted says so before files are read.
-    batches = synth.iter_samples(n, return_normals=True, seed=seed)
+    batches = synth.iter_samples(n, seed=seed)
     network = synth.backbone_.fitted()
     size = network.config.resolution, network.config.channels
     known = RealPairs(*training, *size, ("training", "training"))
@@ -85,25 +84,42 @@ def downstream_test(
     learned, held = _goods(goods, test_goods, size)
     for text in _doubts(known.bytes, unseen.bytes, learned, held):
         warnings.warn(text, DataWarning, stacklevel=2)
+    clean, policy = learned.float() / 255, synth.backbone_.config_["augment"]["policy"]
     with kept_memory():
+        samples, real = DefectBatch.concat(list(batches)), Pairs(known.images, known.masks)
         found, _ = run(
-            _sources(DefectBatch.concat(list(batches)), known, learned, seed),
-            learned.float() / 255,
+            sources_of(samples.images.float(), cast(Tensor, samples.masks), real, clean, seed),
+            clean,
             Pairs(unseen.images, unseen.masks),
             held.float() / 255,
-            AugmentPipe(AugmentPolicy.from_dict(synth.backbone_.config_["augment"]["policy"])),
+            AugmentPipe(AugmentPolicy.from_dict(policy)),
             lambda text: say(text, synth.verbose),
             steps,
             repeats,
             network.mapping.w_avg.device,
         )
     facts = settings_of(synth, unseen, known)
-    settings = {"samples": int(n), "seed": seed, "steps": int(steps), "test": facts.pop("real")}
-    settings |= {"goods": len(learned), "test_goods": len(held)} | facts | _measured(found)
+    del facts["real"]  # the defects of the test
+    settings = _settings(found, int(n), int(seed), len(learned)) | facts
     return Downstream(**{name: found[name] for name in RESULTS}, settings=settings)
 
 
-def _check(synth: object, pairs: dict[str, object], n: int, repeats: int, steps: int) -> None:
+def _settings(found: dict[str, Any], n: int, seed: int, learned: int) -> dict[str, object]:
+    """What was drawn, shown, and computed."""
+    return {
+        "samples": n,
+        "seed": seed,
+        "steps": found["steps"],
+        **found["test"],
+        "good_images": learned,
+        "threads": torch.get_num_threads(),
+        "seconds": round(found["seconds"], 1),
+    }
+
+
+def _check(
+    synth: object, pairs: dict[str, object], n: int, repeats: int, steps: int, seed: int
+) -> None:
     if not isinstance(synth, DefectSynthesizer):
         raise ConfigError(
             f"synth: a DefectSynthesizer; got {type(synth).__name__}; load one by from_pretrained"
@@ -114,33 +130,9 @@ def _check(synth: object, pairs: dict[str, object], n: int, repeats: int, steps:
                 f"{name}: two sources, of images and of masks; got {type(pair).__name__}; pass both"
             )
     # One training says nothing of what another one would find.
-    for name, value, low in (("n", n, 1), ("repeats", repeats, 2), ("steps", steps, 1)):
+    least = ("n", n, 1), ("repeats", repeats, 2), ("steps", steps, 1), ("seed", seed, 0)
+    for name, value, low in least:
         check_range(name, value, low=low, integer=True)
-
-
-def _measured(found: dict[str, Any]) -> dict[str, object]:
-    """What a blind guess would score, and how it was computed."""
-    return {
-        "blind_guess": round(found["test"]["base_rate"], 6),
-        "threads": torch.get_num_threads(),
-        "seconds": round(found["seconds"], 1),
-    }
-
-
-def _sources(
-    samples: DefectBatch, known: RealPairs, learned: Tensor, seed: int
-) -> dict[str, Pairs]:
-    """What the detectors learn defects from, by the names of the arms."""
-    images, masks, _ = samples.triplets()
-    some = masks.flatten(1).any(1)  # a sample without a defect is a good part, and says so
-    some |= ~some.any()  # a dead branch: the detector is shown what there is
-    clean, n = learned.float() / 255, len(samples)
-    pasted, places, _ = copy_paste(known.images, known.masks, clean, n, seed=seed)
-    return {
-        "real": Pairs(known.images, known.masks),
-        "generated": Pairs(images[some].float(), masks[some]),
-        "copy-paste": Pairs(pasted, places),
-    }
 
 
 def _goods(

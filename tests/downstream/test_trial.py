@@ -41,8 +41,8 @@ def test_every_arm_and_difference_is_there(found, given, fitted_synth):
     assert set(found.differences) == {f"{one} - {other}" for one, other in arms.DIFFERENCES}
     masks = given["test"][1]
     share = float((masks > 0).float().mean()) * 5 / 10
-    expected = {"samples": 6, "seed": 0, "goods": 10, "test_goods": 5, "steps": 1}
-    expected |= {"test": 5, "training": 6, "blind_guess": pytest.approx(share, abs=1e-6)}
+    expected = {"samples": 6, "seed": 0, "goods": 5, "defects": 5, "good_images": 10}
+    expected |= {"training": 6, "base_rate": pytest.approx(share, abs=1e-6)}
     expected |= {"backbone": fitted_synth.backbone_digest_, "defectgen": __version__}
     assert {key: found.settings[key] for key in expected} == expected
     assert "2 times per arm, 1 steps" in found.protocol
@@ -166,7 +166,7 @@ def test_a_test_that_shows_what_was_learned_is_said_to(fitted_synth, given, monk
             downstream_test(fitted_synth, **given, **QUICK)
 
 
-@pytest.mark.parametrize(("name", "value"), [("n", 0), ("repeats", 1), ("steps", 0)])
+@pytest.mark.parametrize(("name", "value"), [("n", 0), ("repeats", 1), ("steps", 0), ("seed", -1)])
 def test_numbers_out_of_bounds_are_refused(fitted_synth, given, name, value):
     with pytest.raises(ConfigError, match=f"^{name}: .*got {value}"):
         downstream_test(fitted_synth, **given, **{**QUICK, name: value})
