@@ -25,8 +25,6 @@ from defectgen.synthesizer import DefectSynthesizer
 
 #: Fewer photos of either kind in the test say too little, and no interval knows how little.
 FEWEST = 5
-#: What a report takes over from the comparison of the arms.
-RESULTS = ("arms", "differences", "protocol")
 #: Without goods for the test, one of so many is kept for it.
 HELD_OUT = 5
 
@@ -99,14 +97,15 @@ def downstream_test(
             network.mapping.w_avg.device,
         )
     facts = settings_of(synth, unseen, known)
+    return _report(found, facts, n=int(n), seed=int(seed), learned=len(learned))
+
+
+def _report(
+    found: dict[str, Any], facts: dict[str, object], *, n: int, seed: int, learned: int
+) -> Downstream:
+    """The comparison, with what was drawn, shown, and computed."""
     del facts["real"]  # the defects of the test
-    settings = _settings(found, int(n), int(seed), len(learned)) | facts
-    return Downstream(**{name: found[name] for name in RESULTS}, settings=settings)
-
-
-def _settings(found: dict[str, Any], n: int, seed: int, learned: int) -> dict[str, object]:
-    """What was drawn, shown, and computed."""
-    return {
+    settings = {
         "samples": n,
         "seed": seed,
         "steps": found["steps"],
@@ -114,7 +113,14 @@ def _settings(found: dict[str, Any], n: int, seed: int, learned: int) -> dict[st
         "good_images": learned,
         "threads": torch.get_num_threads(),
         "seconds": round(found["seconds"], 1),
+        **facts,
     }
+    return Downstream(
+        arms=found["arms"],
+        differences=found["differences"],
+        settings=settings,
+        protocol=found["protocol"],
+    )
 
 
 def _check(
