@@ -9,6 +9,7 @@ from typing import Any
 from defectgen import __version__
 from defectgen.arguments_data import (
     LateMasks,
+    add_backgrounds,
     add_check_arguments,
     add_defect_images,
     add_good_images,
@@ -159,12 +160,14 @@ def _add_sample(commands: Any) -> None:
         "sample",
         "Write pairs of defect image and mask.",
         "  defectgen sample models/scratch -n 1000 --out out/scratch\n"
+        "  defectgen sample models/scratch -n 1000 --out out/on --good-images photos/good\n"
         "  defectgen sample models/scratch -n 8 --out out/few --normals --seed 1\n"
         "  defectgen sample models/scratch -n 200 --out out/part --format mvtec --normals",
     )
     _add_model(parser)
     parser.add_argument("-n", type=int, required=True, metavar="N", help="how many pairs")
     parser.add_argument("--out", required=True, metavar="DIR", help="new or empty folder")
+    add_backgrounds(parser)
     parser.add_argument("--seed", type=int, help="sample i has the seed SEED + i (default: drawn)")
     parser.add_argument(
         "--truncation-psi",

@@ -52,6 +52,15 @@ def add_defect_images(parser: argparse.ArgumentParser) -> None:
     _add_drop_bad(parser)
 
 
+def add_backgrounds(parser: argparse.ArgumentParser) -> None:
+    """What ``sample`` and ``evaluate`` draw defects on."""
+    parser.add_argument(
+        "--good-images",
+        metavar="DIR",
+        help="folder of good photos to draw the defects on (default: parts the backbone draws)",
+    )
+
+
 def _add_layout(parser: argparse.ArgumentParser, category: str) -> None:
     parser.add_argument(
         "--layout",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from defectgen.arguments_data import add_backgrounds
+
 #: How pairs are given: a folder of images and one of masks.
 PAIRS = ("IMGS", "MASKS")
 
@@ -18,6 +20,7 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=PAIRS,
         help="what fit got: for memorization, IC-LPIPS and the copy-paste yardstick",
     )
+    add_backgrounds(parser)
 
 
 def add_downstream_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +32,9 @@ def add_downstream_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--goods", required=True, metavar="DIR", help="folder of good photos")
     parser.add_argument(
         "--test-goods", metavar="DIR", help="others for the test (default: every fifth of --goods)"
+    )
+    parser.add_argument(
+        "--on-goods", action="store_true", help="draw the samples on the photos of --goods"
     )
     parser.add_argument(
         "--repeats",

@@ -31,6 +31,7 @@ class DefectBatch:
         normals: (N, C, H, W) float32 in [0, 1], the same objects without defect, or None.
         labels: the defect class of each sample, or None.
         seeds: the seed of each sample; empty if the pictures were not drawn from seeds.
+        backgrounds: the name of the good photo below each sample; empty if there is none.
 
     Raises:
         ConfigError: a field has another shape or length than `images` asks for.
@@ -41,6 +42,7 @@ class DefectBatch:
     normals: Tensor | None = None  # (N, C, H, W)
     labels: tuple[str, ...] | None = None
     seeds: tuple[int, ...] = ()
+    backgrounds: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check that all fields speak of the same samples."""
@@ -65,11 +67,12 @@ class DefectBatch:
                 f"labels: must have one entry per image, {count}; got {len(self.labels)}; "
                 "pass one label per image"
             )
-        if self.seeds and len(self.seeds) != count:
-            raise ConfigError(
-                f"seeds: must have one entry per image, {count}; got {len(self.seeds)}; "
-                "pass one seed per image or none"
-            )
+        for name, found in (("seeds", self.seeds), ("backgrounds", self.backgrounds)):
+            if found and len(found) != count:
+                raise ConfigError(
+                    f"{name}: must have one entry per image, {count}; got {len(found)}; "
+                    "pass one per image or none"
+                )
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -96,11 +99,11 @@ class DefectBatch:
         masks = [batch.masks for batch in batches if batch.masks is not None]
         normals = [batch.normals for batch in batches if batch.normals is not None]
         labels = [batch.labels for batch in batches if batch.labels is not None]
-        # An empty batch has no seeds either way, so that it fits both kinds.
-        seeded = [batch for batch in batches if batch.seeds or not len(batch)]
         counts = {"masks": len(masks), "normals": len(normals), "labels": len(labels)}
-        if any(batch.seeds for batch in batches):
-            counts["seeds"] = len(seeded)
+        # An empty batch has neither of these either way, so that it fits both kinds.
+        for name in ("seeds", "backgrounds"):
+            having = [batch for batch in batches if getattr(batch, name)]
+            counts[name] = len(having) + sum(not len(batch) for batch in batches) * bool(having)
         for name, found in counts.items():
             if found not in (0, len(batches)):
                 raise ConfigError(
@@ -113,6 +116,7 @@ class DefectBatch:
             normals=torch.cat(normals) if normals else None,
             labels=tuple(label for part in labels for label in part) if labels else None,
             seeds=tuple(seed for batch in batches for seed in batch.seeds),
+            backgrounds=tuple(name for batch in batches for name in batch.backgrounds),
         )
 
     def triplets(self) -> tuple[Tensor, Tensor, Tensor]:

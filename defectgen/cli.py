@@ -106,6 +106,7 @@ def _sample(arguments: argparse.Namespace) -> None:
     from tqdm.auto import tqdm
 
     from defectgen.adapter import synthesizer_tensors
+    from defectgen.backgrounds import read_photos
     from defectgen.checks import check_range
     from defectgen.networks.precision import resolve_precision
     from defectgen.rng import fresh_seed
@@ -128,9 +129,13 @@ def _sample(arguments: argparse.Namespace) -> None:
     precision = resolve_precision(arguments.precision, device)
     synth.set_params(precision=precision)
     seed = fresh_seed() if arguments.seed is None else arguments.seed
+    folder, photos = arguments.good_images, None
+    if folder is not None:  # here, for their digest
+        photos = read_photos(synth.backbone_.fitted(), folder, "--good-images")
     batches = synth.iter_samples(
         arguments.n,
         return_normals=arguments.normals,
+        good_images=photos,
         seed=seed,
         truncation_psi=arguments.truncation_psi,
         batch_size=arguments.batch_size,
@@ -141,6 +146,8 @@ def _sample(arguments: argparse.Namespace) -> None:
         "model_digest": tensor_digest(synthesizer_tensors(synth)),
         "backbone_digest": synth.backbone_digest_,
     }
+    if photos is not None:
+        metadata["good_images_digest"] = photos.digest
     arguments.began = True  # and was new or empty before: what is there now is of this command
     shown = tqdm(batches, desc="batches", disable=None)
     count = write_samples(

@@ -20,6 +20,7 @@ def evaluate_text(arguments: argparse.Namespace) -> str:
         arguments.real_imgs,
         arguments.real_masks,
         training=arguments.training,
+        good_images=arguments.good_images,
         n=arguments.n,
         seed=arguments.seed,
     )
@@ -31,8 +32,8 @@ def downstream_text(arguments: argparse.Namespace) -> str:
     """Compare detectors that learned with and without samples."""
     from defectgen.downstream import downstream_test
 
-    names = ("training", "test", "goods", "test_goods", "n", "repeats", "steps", "seed")
-    given = {name: getattr(arguments, name) for name in names}
+    photos, numbers = ("training", "test", "goods", "test_goods"), ("n", "repeats", "steps", "seed")
+    given = {name: getattr(arguments, name) for name in (*photos, "on_goods", *numbers)}
     found = downstream_test(_judged(arguments), **given)
     _keep(found.to_dict(), arguments.json)
     return found.table()

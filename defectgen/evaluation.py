@@ -10,6 +10,7 @@ from torch import Tensor
 
 from defectgen import __version__
 from defectgen.backbone import Backbone
+from defectgen.backgrounds import GoodImages, read_photos
 from defectgen.batch import DefectBatch
 from defectgen.checks import check_range
 from defectgen.data.images import ImageSet
@@ -44,6 +45,7 @@ class Evaluated:
         real_masks: ImageSource,
         *,
         training: tuple[ImageSource, ImageSource] | None = None,
+        good_images: GoodImages | None = None,
         n: int = 200,
         seed: int = 0,
         extractor: Extractor | str | None = "auto",
@@ -58,8 +60,8 @@ class Evaluated:
         Args:
             real_imgs: real defects, as for ``fit``; at least 2; KID wants 3, density 6.
             real_masks: their masks.
-            training: images and masks that ``fit`` got; without them memorization, IC-LPIPS and
-                copy-paste are left out.
+            training: what ``fit`` got; without it memorization, IC-LPIPS, copy-paste are left out.
+            good_images: judge samples on these photos, see `sample`; twins are the photos.
             n: samples to draw.
             seed: of samples and pastes; sample i has the seed + i.
             extractor: features for KID, density, coverage and memorization; "auto" takes those of
@@ -79,8 +81,10 @@ class Evaluated:
         features = _found(extractor, find_extractor, "extractor", synth.verbose)
         distance = _found(perceptual, st_lpips, "perceptual", synth.verbose)
         # Asked first, drawn last: an object that was never fitted says so before files are read.
-        batches = synth.iter_samples(n, return_normals=True, seed=seed)
-        shape = synth.backbone_.fitted().config
+        network, _ = synth._fitted()
+        photos = None if good_images is None else read_photos(network, good_images)
+        batches = synth.iter_samples(n, return_normals=True, good_images=photos, seed=seed)
+        shape = network.config
         size = side, _ = shape.resolution, shape.channels
         real = RealPairs(real_imgs, real_masks, *size, ("real_imgs", "real_masks"))
         names = "training", "training"
@@ -101,6 +105,8 @@ class Evaluated:
         if distance is not None:
             table.diversity(distance)
         settings = {"samples": n, "seed": seed, **settings_of(synth, real, known)}
+        if photos is not None:
+            settings["good_images"] = photos.digest
         return Evaluation(scores=table.scores, errors=table.errors, settings=settings)
 
 

@@ -10,6 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from defectgen.backgrounds import Backgrounds
 from defectgen.batch import DefectBatch
 from defectgen.data.images import ImageSet, PairSet
 from defectgen.memory import kept_memory
@@ -61,8 +62,13 @@ def draw_defects(
     psi: float,
     *,
     normals: bool,
+    backgrounds: Backgrounds | None = None,
 ) -> DefectBatch:
-    """One batch: the same object latents and noise with and without the defect."""
+    """One batch: the same object latents and noise with and without the defect.
+
+    With ``backgrounds`` the defects stand on these photos: inside the mask as drawn, beside it what
+    they change there is added, beyond their reach a photo stays as it is.
+    """
     device = network.mapping.w_avg.device
     dim, noise = network.config.z_dim, SampleNoise(seeds)
     if not seeds:
@@ -71,7 +77,13 @@ def draw_defects(
         return DefectBatch(
             nothing, torch.zeros(0, 1, side, side, dtype=torch.bool), nothing if normals else None
         )
-    objects = network.mapping(latents(seeds, dim, "object").to(device), psi=psi)
+    ground, names = None, cast(tuple[str, ...], ())
+    if backgrounds is None:
+        objects = network.mapping(latents(seeds, dim, "object").to(device), psi=psi)
+    else:
+        picked = backgrounds.picked(seeds)
+        objects, names = backgrounds.objects[picked], tuple(backgrounds.names[k] for k in picked)
+        ground = backgrounds.images[picked].to(device) / 127.5 - 1
     z = latents(seeds, dim, "defect").to(device)
     defects, ws = branch.mapping(z, psi=psi), network.broadcast(objects)
     masks, told = None, cast(tuple[Tensor, ...], ())
@@ -82,13 +94,22 @@ def draw_defects(
         weights = blend(z, cast(CodeMapping, branch.mapping).keys)
         c = branch.config
         masks, example = place_masks(
-            branch.known, moves, weights, scene, sources, c.places, bend=c.bend
+            branch.known,
+            moves,
+            weights,
+            scene if ground is None else ground,
+            sources,
+            c.places,
+            bend=c.bend,
         )
         told = (example,) if scene is None else (example, scene)
     hook = branch.start(branch.broadcast(defects), noise, masks, told)
     image = network.synthesis(ws, noise, hook)
-    twin = to_unit(network.synthesis(ws, noise)) if normals else None
-    return DefectBatch(to_unit(image), hook.mask.cpu(), twin, None, tuple(seeds))
+    twin = network.synthesis(ws, noise) if normals or ground is not None else None
+    if ground is not None:
+        image, twin = torch.where(hook.mask, image, ground + (image - twin)), ground
+    good = to_unit(twin) if normals and twin is not None else None
+    return DefectBatch(to_unit(image), hook.mask.cpu(), good, None, tuple(seeds), names)
 
 
 def iter_defects(
@@ -100,6 +121,7 @@ def iter_defects(
     normals: bool,
     batch_size: int,
     precision: str = "fp32",
+    backgrounds: Backgrounds | None = None,
 ) -> Iterator[DefectBatch]:
     """All batches of these seeds; what they share is computed once and kept until the last."""
     # Here and not at the first batch, so that a wrong name is told where it was given.
@@ -111,7 +133,9 @@ def iter_defects(
             for some in (seeds[first : first + batch_size] for first in firsts):
                 # Not around the yield: whoever takes the batch computes as he likes.
                 with in_precision(precision):
-                    batch = draw_defects(network, branch, some, psi, normals=normals)
+                    batch = draw_defects(
+                        network, branch, some, psi, normals=normals, backgrounds=backgrounds
+                    )
                 yield batch
 
     return draw()

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from defectgen.backbone import Backbone
-from defectgen.batch import DefectBatch
-from defectgen.checks import check_range, check_room
+from defectgen.checks import check_range
 from defectgen.config import defect_training
 from defectgen.data.images import load_pairs
 from defectgen.data.sources import ImageSource
@@ -22,7 +19,6 @@ from defectgen.estimator import (
     Parameters,
     check_budget,
     check_manner,
-    given_seed,
     load_resumed,
     own_folder,
     resolve_device,
@@ -33,13 +29,12 @@ from defectgen.evaluation import Evaluated
 from defectgen.networks.defect import DefectBranch
 from defectgen.networks.discriminator import Discriminator
 from defectgen.networks.synthesis import Generator
-from defectgen.rng import sample_seeds
-from defectgen.sampling import SAMPLE_BATCH, draw_defects, iter_defects
 from defectgen.synthesizer_files import StoredSynthesizer
+from defectgen.synthesizer_sampling import Sampled
 from defectgen.training.defect_task import DefectTask
 
 
-class DefectSynthesizer(Evaluated, StoredSynthesizer, Parameters):
+class DefectSynthesizer(Sampled, Evaluated, StoredSynthesizer, Parameters):
     """Unlimited pairs of defect image and exact mask, learned from 5 to 25 photos.
 
     Masks are those of the photos, moved and bent, and the weights hold these photos: publish
@@ -189,98 +184,6 @@ class DefectSynthesizer(Evaluated, StoredSynthesizer, Parameters):
         return Backbone.from_pretrained(self.backbone, device=self.device)
 
     # -- use ---------------------------------------------------------------------------------------
-
-    def sample(
-        self,
-        n: int,
-        *,
-        return_masks: bool = False,
-        return_normals: bool = False,
-        seed: int | None = None,
-        generator: torch.Generator | None = None,
-        truncation_psi: float = 1.0,
-        batch_size: int | None = None,
-    ) -> Tensor | tuple[Tensor, ...]:
-        """Draw n defective parts.
-
-        Args:
-            n: how many.
-            return_masks: also return the masks.
-            return_normals: also return the same parts without defect.
-            seed: sample i depends on seed + i only; None draws a fresh one.
-            generator: draw the seed from it instead.
-            truncation_psi: 1 for the full variety, 0 for the mean part and mean defect; known masks
-                and their places vary as before.
-            batch_size: samples per forward pass; memory only, results stay within 1e-4
-                (1e-3 in bf16).
-
-        Returns:
-            Images float32 (n, C, R, R) in [0, 1]; with flags a tuple of images, then masks bool
-            (n, 1, R, R), then normals float32 (n, C, R, R).
-
-        Raises:
-            NotFittedError: before ``fit``.
-            ConfigError: for an argument outside its rule, or if n images do not fit into memory.
-        """
-        shape = self._fitted()[0].config
-        check_range("n", n, low=0, integer=True)
-        each = (shape.channels * (8 if return_normals else 4) + 1) * shape.resolution**2
-        check_room(n, each, "take them from iter_samples, batch by batch")
-        parts = list(
-            self.iter_samples(
-                n,
-                return_normals=return_normals,
-                seed=seed,
-                generator=generator,
-                truncation_psi=truncation_psi,
-                batch_size=batch_size,
-            )
-        )
-        parts = parts or [draw_defects(*self._fitted(), (), 1.0, normals=return_normals)]
-        whole = DefectBatch.concat(parts)
-        result = [whole.images]
-        result += [whole.masks] if return_masks and whole.masks is not None else []
-        result += [whole.normals] if return_normals and whole.normals is not None else []
-        return result[0] if len(result) == 1 else tuple(result)
-
-    def iter_samples(
-        self,
-        n: int,
-        *,
-        return_normals: bool = False,
-        seed: int | None = None,
-        generator: torch.Generator | None = None,
-        truncation_psi: float = 1.0,
-        batch_size: int | None = None,
-    ) -> Iterator[DefectBatch]:
-        """Yield batches of images and masks (and normals), so that a million never sit in memory.
-
-        Arguments as in `sample`, checked at the call. Each batch holds its seeds.
-        """
-        network, branch = self._fitted()
-        check_range("n", n, low=0, integer=True)
-        check_range("truncation_psi", truncation_psi, low=0.0, high=2.0)
-        size = SAMPLE_BATCH if batch_size is None else batch_size
-        check_range("batch_size", size, low=1, integer=True)
-        if seed is not None and generator is not None:
-            raise ConfigError("seed, generator: at most one of them; got both; leave one out.")
-        if generator is not None:
-            if not isinstance(generator, torch.Generator):
-                raise ConfigError(
-                    f"generator: a torch.Generator; got {generator!r}; pass a number as seed."
-                )
-            drawn = torch.randint(2**31, (), generator=generator, device=generator.device)
-            seed = int(drawn)
-        seeds = sample_seeds(n, given_seed(seed))
-        return iter_defects(
-            network,
-            branch,
-            seeds,
-            truncation_psi,
-            normals=return_normals,
-            batch_size=size,
-            precision=self.precision,
-        )
 
     def _fitted(self) -> tuple[Generator, DefectBranch]:
         if not hasattr(self, "branch_"):

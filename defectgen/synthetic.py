@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.data import Dataset, get_worker_info
 
+from defectgen.backgrounds import GoodImages
 from defectgen.checks import check_range
 from defectgen.errors import ConfigError
 from defectgen.rng import SEED_LIMIT
 from defectgen.sampling import SAMPLE_BATCH, iter_defects
+from defectgen.synthesizer_sampling import backgrounds_of
 
 if TYPE_CHECKING:
     from defectgen.synthesizer import DefectSynthesizer
@@ -32,11 +34,13 @@ class SyntheticDefects(Dataset[dict[str, Any]]):
         label: what every sample is called, for example the number of its class.
         truncation_psi: 1 for the full variety, 0 for the mean part and mean defect; known masks and
             their places vary as before.
+        good_images: draw the defects on these photos instead, as in `DefectSynthesizer.sample`.
 
     Each item is a dict: ``image`` float32 (C, R, R) in [0, 1], ``mask`` bool (1, R, R), ``label``.
 
     Raises:
         NotFittedError: the synthesizer has not learned yet.
+        ImageError: listing every unusable photo.
         ConfigError: a number is out of bounds, or ``synth`` is something else.
     """
 
@@ -48,6 +52,7 @@ class SyntheticDefects(Dataset[dict[str, Any]]):
         seed: int = 0,
         label: int | str = 1,
         truncation_psi: float = 1.0,
+        good_images: GoodImages | None = None,
     ) -> None:
         if not hasattr(synth, "iter_samples"):
             raise ConfigError(
@@ -59,6 +64,7 @@ class SyntheticDefects(Dataset[dict[str, Any]]):
         synth.iter_samples(0, truncation_psi=truncation_psi)  # checks what each item will need
         self.synth, self.n, self.seed = synth, n, seed
         self.label, self.truncation_psi = label, truncation_psi
+        self.backgrounds = None if good_images is None else backgrounds_of(synth, good_images)
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -84,6 +90,7 @@ class SyntheticDefects(Dataset[dict[str, Any]]):
             normals=False,
             batch_size=SAMPLE_BATCH,
             precision=self.synth.precision,
+            backgrounds=self.backgrounds,
         )
         return [
             {"image": image, "mask": mask, "label": self.label}

@@ -35,7 +35,16 @@ LAYOUTS: dict[str, dict[str, tuple[str, str]]] = {
 #: Type of defect where nobody names one.
 DEFECT = "defect"
 
-_OWN_KEYS = ("image", "mask", "normal", "seed", "label", "mask_area", "library_version")
+_OWN_KEYS = (
+    "image",
+    "mask",
+    "normal",
+    "seed",
+    "label",
+    "background",
+    "mask_area",
+    "library_version",
+)
 
 
 def write_samples(
@@ -52,9 +61,10 @@ def write_samples(
     under the same names. In the layout "mvtec", which readers of MVTec AD take, they are
     ``test/DEFECT/000000.png``, ``ground_truth/DEFECT/000000_mask.png``, and
     ``train/good/000000.png``. ``metadata.jsonl`` has one object per sample: ``image``, ``mask`` and
-    ``normal`` (paths in the folder), ``seed``, ``label``, ``mask_area`` (share of the pixels),
-    ``library_version`` and everything in ``metadata``; what a batch does not have is left out. It
-    appears when all pictures are there: a folder without it was not finished.
+    ``normal`` (paths in the folder), ``seed``, ``label``, ``background`` (name of the good photo
+    below), ``mask_area`` (share of the pixels), ``library_version`` and everything in
+    ``metadata``; what a batch does not have is left out. It appears when all pictures are there: a
+    folder without it was not finished.
 
     Args:
         batches: for instance what `defectgen.DefectSynthesizer.iter_samples` yields.
@@ -117,6 +127,8 @@ def _records(batch: DefectBatch) -> Iterator[dict[str, Any]]:
             record["seed"] = batch.seeds[index]
         if batch.labels is not None:
             record["label"] = batch.labels[index]
+        if batch.backgrounds:
+            record["background"] = batch.backgrounds[index]
         if batch.masks is not None:
             record["mask_area"] = round(float(batch.masks[index].float().mean()), 6)
         yield record

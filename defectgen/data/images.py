@@ -49,6 +49,12 @@ class ImageSet:
     names: tuple[str, ...]
     digest: str
 
+    def only(self, chosen: Tensor) -> ImageSet:
+        """Those for which ``chosen``, (N,) bool, is true."""
+        images = self.images[chosen]
+        names = (n for n, one in zip(self.names, chosen.tolist(), strict=True) if one)
+        return ImageSet(images, tuple(names), _digest(images))
+
 
 @dataclass(frozen=True, eq=False)
 class PairSet:

@@ -12,7 +12,7 @@ from defectgen.augment.pipe import AugmentPipe
 from defectgen.augment.policy import AugmentPolicy
 from defectgen.batch import DefectBatch
 from defectgen.checks import check_range
-from defectgen.data.images import load_images
+from defectgen.data.images import ImageSet, load_images
 from defectgen.data.sources import ImageSource
 from defectgen.downstream.arms import SEEDS, run, sources_of
 from defectgen.downstream.detector import STEPS, Pairs
@@ -36,6 +36,7 @@ def downstream_test(
     test: tuple[ImageSource, ImageSource],
     goods: ImageSource,
     test_goods: ImageSource | None = None,
+    on_goods: bool = False,
     n: int = 200,
     repeats: int = SEEDS,
     steps: int = STEPS,
@@ -55,6 +56,8 @@ def downstream_test(
         goods: good photos to learn from.
         test_goods: others, for the test; None keeps every fifth of ``goods`` for it. The backbone
             may have learned from these; the detectors have not.
+        on_goods: draw the samples on those of ``goods`` that are learned from, see
+            `defectgen.DefectSynthesizer.sample`.
         n: samples, and pasted copies, to draw.
         repeats: trainings of each arm, at least 2; the interval is over these, too.
         steps: of each training.
@@ -74,30 +77,50 @@ def downstream_test(
     _check(synth, {"training": training, "test": test}, n, repeats, steps, seed)
     # Asked first, drawn last: an object that was never fitted says so before files are read.
     batches = synth.iter_samples(n, seed=seed)
-    network = synth.backbone_.fitted()
-    size = network.config.resolution, network.config.channels
+    shape = synth.backbone_.fitted().config
+    size = shape.resolution, shape.channels
     known = RealPairs(*training, *size, ("training", "training"))
     unseen = RealPairs(*test, *size, ("test", "test"))
     warn_of_mixtures(synth.config_["data"]["digest"], "test", unseen, known)
     learned, held = _goods(goods, test_goods, size)
-    for text in _doubts(known.bytes, unseen.bytes, learned, held):
+    for text in _doubts(known.bytes, unseen.bytes, learned.images, held.images):
         warnings.warn(text, DataWarning, stacklevel=2)
-    clean, policy = learned.float() / 255, synth.backbone_.config_["augment"]["policy"]
+    if on_goods:
+        batches = synth.iter_samples(n, good_images=learned, seed=seed)
     with kept_memory():
         samples, real = DefectBatch.concat(list(batches)), Pairs(known.images, known.masks)
-        found, _ = run(
-            sources_of(samples.images.float(), cast(Tensor, samples.masks), real, clean, seed),
-            clean,
-            Pairs(unseen.images, unseen.masks),
-            held.float() / 255,
-            AugmentPipe(AugmentPolicy.from_dict(policy)),
-            lambda text: say(text, synth.verbose),
-            steps,
-            repeats,
-            network.mapping.w_avg.device,
-        )
-    facts = settings_of(synth, unseen, known)
-    return _report(found, facts, n=int(n), seed=int(seed), learned=len(learned))
+        clean = learned.images.float() / 255
+        sources = sources_of(samples.images, cast(Tensor, samples.masks), real, clean, seed)
+        test_pairs, test_clean = Pairs(unseen.images, unseen.masks), held.images.float() / 255
+        found = _run(synth, sources, clean, test_pairs, test_clean, steps, repeats)
+    facts = {"on_good_images": bool(on_goods), **settings_of(synth, unseen, known)}
+    return _report(found, facts, n=int(n), seed=int(seed), learned=len(learned.images))
+
+
+def _run(
+    synth: DefectSynthesizer,
+    sources: dict[str, Pairs],
+    goods: Tensor,
+    test: Pairs,
+    test_goods: Tensor,
+    steps: int,
+    repeats: int,
+) -> dict[str, Any]:
+    """The trainings, on the device of the synthesizer, augmented as its product allows."""
+    pipe = AugmentPipe(AugmentPolicy.from_dict(synth.backbone_.config_["augment"]["policy"]))
+    device = synth.backbone_.fitted().mapping.w_avg.device
+    found, _ = run(
+        sources,
+        goods,
+        test,
+        test_goods,
+        pipe,
+        lambda text: say(text, synth.verbose),
+        steps,
+        repeats,
+        device,
+    )
+    return found
 
 
 def _report(
@@ -143,21 +166,21 @@ def _check(
 
 def _goods(
     goods: ImageSource, test_goods: ImageSource | None, size: tuple[int, int]
-) -> tuple[Tensor, Tensor]:
-    """Good images to learn from, and for the test, uint8 (n, C, R, R)."""
+) -> tuple[ImageSet, ImageSet]:
+    """Good images to learn from, and for the test."""
     resolution, channels = size
-    images = load_images(goods, resolution=resolution, channels=channels, name="goods").images
+    found = load_images(goods, resolution=resolution, channels=channels, name="goods")
     if test_goods is not None:
         other = load_images(test_goods, resolution=resolution, channels=channels, name="test_goods")
-        return images, other.images
-    if len(images) < HELD_OUT:
+        return found, other
+    if len(found.images) < HELD_OUT:
         raise ConfigError(
             f"goods: at least {HELD_OUT}, of which every fifth is kept for the test; got "
-            f"{len(images)}; pass more, or others as test_goods"
+            f"{len(found.images)}; pass more, or others as test_goods"
         )
-    kept = images.new_zeros(len(images)).bool()
+    kept = torch.zeros(len(found.images), dtype=torch.bool)
     kept[HELD_OUT - 1 :: HELD_OUT] = True
-    return images[~kept], images[kept]
+    return found.only(~kept), found.only(kept)
 
 
 def _doubts(known: Tensor, unseen: Tensor, learned: Tensor, held: Tensor) -> list[str]:

@@ -56,7 +56,10 @@ class KnownDefects(nn.Module):
 
     @torch.no_grad()
     def set(self, masks: Tensor, images: Tensor, backgrounds: Tensor) -> None:
-        """Remember pairs: masks (n, 1, R, R) bool, images and backgrounds (n, C, R, R) signed."""
+        """Remember pairs: masks (n, 1, R, R) bool, images and backgrounds (n, C, R, R) signed.
+
+        Backgrounds may be thumbnails.
+        """
         self.masks.copy_(masks)
         self.images.copy_(as_bytes(images))
         self.scenes.copy_(thumbnail(backgrounds))

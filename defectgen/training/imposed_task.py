@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from defectgen import losses
 from defectgen.augment.geometry import draw_matrices
 from defectgen.augment.policy import AugmentPolicy
-from defectgen.morphology import dilated
 from defectgen.moves import MOVES, draw_fields, moves_from
 from defectgen.networks.known import LEVELS, KnownDefects, adapted, coarser, draw_contrast
 from defectgen.networks.mapping import CodeMapping, blend
@@ -24,7 +23,7 @@ from defectgen.pieces import some_pieces
 from defectgen.placement import LEARNING_PLACES, moved_pairs, place_masks
 from defectgen.rng import no_noise
 from defectgen.training.adversarial import Codes, draw
-from defectgen.training.defect_start import defect_codes, object_codes
+from defectgen.training.defect_start import defect_codes, object_codes, scenes_of
 from defectgen.training.defect_task import DefectTask
 from defectgen.training.phases import Batch, Phase, warm_adam
 
@@ -48,8 +47,7 @@ class ImposedTask(DefectTask):
         self.objects = Codes(objects, keys)
         with torch.no_grad():
             render = self.backbone.synthesis(self.backbone.broadcast(objects), no_noise)
-        near = dilated(self.masks.float()) > 0
-        known.set(self.masks, self.images, torch.where(near, render, self.images))
+        known.set(self.masks, self.images, scenes_of(self.images, self.masks, render))
         return {"object codes": self.objects}
 
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:

@@ -18,7 +18,7 @@ from defectgen.networks.defect import DefectBranch, receptive_radius
 from defectgen.rng import generator, no_noise, sample_seeds
 from defectgen.sampling import draw_defects
 from defectgen.training import imposed_task
-from defectgen.training.defect_start import continued, new_networks
+from defectgen.training.defect_start import continued, new_networks, scenes_of
 from defectgen.training.imposed_task import ImposedTask
 from defectgen.training.phases import Batch
 
@@ -83,6 +83,65 @@ def test_scenes_show_the_background_and_not_the_defect(fitted_synth, defects):
     inside = (F.avg_pool2d(masks.float(), 2) == 1).expand_as(cells)
     pale = signed(torch.tensor(230))
     assert ((known.scenes[inside] - pale).abs() > 0.05).float().mean() > 0.9
+
+
+def smooth(count, seed=0):
+    """Pictures that vary slowly, (n, 3, 64, 64) in [-1, 1]."""
+    noise = torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    return F.interpolate(noise, size=64, mode="bicubic", align_corners=False).clamp(-1, 1)
+
+
+def spots(count, side=16):
+    masks = torch.zeros(count, 1, 64, 64, dtype=torch.bool)
+    masks[:, :, 20 : 20 + side, 24 : 24 + side] = True
+    return masks
+
+
+def test_scenes_near_defects_are_the_renders_if_these_are_like_the_photos():
+    images, masks = smooth(6), spots(6)
+    renders = images + 0.1
+    near = F.max_pool2d(masks.float(), 3, 1, 1) > 0
+    expected = F.adaptive_avg_pool2d(torch.where(near, renders, images), 16)
+    photos = images.masked_fill(masks, 1.0)
+    torch.testing.assert_close(scenes_of(photos, masks, renders), expected)
+
+
+def test_scenes_near_defects_go_on_from_around_if_the_renders_tell_nothing():
+    images, masks = smooth(6), spots(6)
+    photos = images.masked_fill(masks, 1.0)
+    found, own = scenes_of(photos, masks, smooth(6, seed=9)), F.adaptive_avg_pool2d(images, 16)
+    hidden = (F.adaptive_avg_pool2d(masks.float(), 16) > 0).expand_as(own)
+    clear = F.max_pool2d(hidden.float(), 3, 1, 1) == 0
+    torch.testing.assert_close(found[clear], own[clear])
+    # Each cell inside is the mean of those about it: no defect in it, and no edge around it.
+    mean = F.avg_pool2d(found, 3, 1, 1)[..., 6:8, 7:9]
+    torch.testing.assert_close(found[..., 6:8, 7:9], mean, rtol=0, atol=1e-3)
+    middle = found[..., 5:9, 6:10].mean((2, 3))
+    ring = torch.cat([found[..., 4, 5:11], found[..., 9, 5:11]], -1)
+    assert ((middle >= ring.amin(-1) - 0.1) & (middle <= ring.amax(-1) + 0.1)).all()
+
+
+@pytest.mark.parametrize(("share", "rendered"), [(0.25, False), (0.35, True)])
+def test_renders_count_from_a_share_of_the_variance_on(share, rendered):
+    images, masks = smooth(8), spots(8, side=8)
+    near = F.max_pool2d(masks.float(), 3, 1, 1)
+    seen = F.adaptive_avg_pool2d(near, 16) == 0
+    real = F.adaptive_avg_pool2d(images, 16)
+    mean = (real * seen).sum((0, 2, 3), keepdim=True) / seen.sum()
+    # Nearer to the mean by the root of what is not told: that share of the variance is missed.
+    renders = images + (1 - share) ** 0.5 * (F.interpolate(real, scale_factor=4) - mean)
+    found = scenes_of(images, masks, renders)
+    shown = F.adaptive_avg_pool2d(torch.where(near > 0, renders, images), 16)
+    assert torch.allclose(found, shown, atol=1e-5) is rendered
+
+
+def test_a_defect_that_hides_a_whole_photo_has_the_render_as_its_scene():
+    images, masks = smooth(3), spots(3)
+    masks[1] = True
+    renders = smooth(3, seed=9)
+    found = scenes_of(images, masks, renders)
+    torch.testing.assert_close(found[1], F.adaptive_avg_pool2d(renders[1:2], 16)[0])
+    assert found.isfinite().all()
 
 
 def test_how_far_masks_are_bent_is_the_branchs(begin, defects):
