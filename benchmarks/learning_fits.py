@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 import defectgen.synthesizer
 from benchmarks.learning_backbones import backbone_of, budget_of, changed, run_of, timed
-from benchmarks.learning_sets import ALL, load_defects
+from benchmarks.learning_sets import ALL, load_defects, load_goods
 from defectgen import DefectBatch, DefectSynthesizer
 from defectgen.sheet import SheetRow, contact_sheet
 
@@ -29,6 +32,7 @@ class Recipe:
         shape: likewise of `DefectConfig`.
         backbone: name of the recipe of the backbone it stands on.
         like: train as many minutes as the fit of that recipe took.
+        fit: learn nothing, take the fit of that recipe, and draw its defects on the good photos.
     """
 
     preset: str | None = None
@@ -38,6 +42,7 @@ class Recipe:
     shape: dict[str, Any] = field(default_factory=dict)
     backbone: str = "default"
     like: str | None = None
+    fit: str | None = None
 
 
 #: The published method stands on the same backbone, with the batch and the widths of the default.
@@ -46,6 +51,7 @@ _AVERAGE = {"ema_kimg": 0.4, "ema_rampup": 0.05}
 _MATCH = {"match_channel_base": 1024, "match_channel_max": 64}
 RECIPES = {
     "default": Recipe(),
+    "on-photos": Recipe(fit="default"),
     # A tenth of the default budgets.
     "tenth": Recipe(kimg=0.8, backbone="tenth"),
     "dfmgan": Recipe(preset="dfmgan", kimg=8.0, batch_size=16, shape=_MATCH, training=_AVERAGE),
@@ -67,6 +73,8 @@ def fit_of(name: str, label: str, seed: int, data: Path, cache: Path) -> Path:
     below = backbone_of(ALL[name][0], recipe.backbone, seed, data, cache)
     if (folder / "config.json").is_file():
         return folder
+    if recipe.fit:
+        return copied(fit_of(name, recipe.fit, seed, data, cache), folder)
     train, _ = load_defects(data, name)
 
     def fitted(**given: Any) -> DefectSynthesizer:
@@ -95,12 +103,28 @@ def fit_of(name: str, label: str, seed: int, data: Path, cache: Path) -> Path:
     return folder
 
 
-def drawn(folder: Path, seed: int) -> DefectBatch:
+def copied(source: Path, folder: Path) -> Path:
+    """The same fit in another folder, with the note of how long it took."""
+    note = source.with_name(source.name + "-time.json")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(note, folder.with_name(folder.name + "-time.json"))
+    DefectSynthesizer.from_pretrained(source).save_pretrained(folder, include_backbone=True)
+    return folder
+
+
+def photos_of(folder: Path, name: str, data: Path) -> Tensor | None:
+    """The good photos on which the recipe of this fit draws: those that are learned from."""
+    if RECIPES[folder.parent.name].fit is None:
+        return None
+    return load_goods(data, ALL[name][0])[0].images
+
+
+def drawn(folder: Path, name: str, seed: int, data: Path) -> DefectBatch:
     """The samples of a fit: sample i has the seed 10000 * (1 + seed) + i."""
     synth = DefectSynthesizer.from_pretrained(folder)
     synth.precision = "auto"
-    parts = synth.iter_samples(SAMPLES, return_normals=True, seed=10000 * (1 + seed))
-    return DefectBatch.concat(list(parts))
+    given = {"seed": 10000 * (1 + seed), "good_images": photos_of(folder, name, data)}
+    return DefectBatch.concat(list(synth.iter_samples(SAMPLES, return_normals=True, **given)))
 
 
 def draw_sheet(name: str, samples: DefectBatch, data: Path, path: Path) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from benchmarks.learning_backbones import minutes_of
 from benchmarks.learning_bootstrap import kid_draws
-from benchmarks.learning_fits import SAMPLES, draw_sheet, drawn
+from benchmarks.learning_fits import SAMPLES, draw_sheet, drawn, photos_of
 from benchmarks.learning_records import Measured
 from benchmarks.learning_sets import ALL, load_defects, load_goods
 from defectgen import DefectSynthesizer
@@ -47,6 +47,7 @@ def scores_of(folder: Path, name: str, seed: int, data: Path) -> Measured:
         test.images,
         test.masks,
         training=(train.images, train.masks),
+        good_images=photos_of(folder, name, data),
         n=SAMPLES,
         seed=10000 * (1 + seed),
         extractor=extractor,
@@ -61,7 +62,9 @@ def scores_of(folder: Path, name: str, seed: int, data: Path) -> Measured:
             source = "copy-paste" if kind == "copy-paste" else "generated"
             origin = f"{folder.parent.name} {folder.name} {source}"
             draws[f"{view} {kind}"] = kid_draws(features[view, "real"], some, origin)
-    draw_sheet(name, drawn(folder, seed), data, folder.with_name(folder.name + "-sheet.png"))
+    draw_sheet(
+        name, drawn(folder, name, seed, data), data, folder.with_name(folder.name + "-sheet.png")
+    )
     record = {**found.to_dict(), "time": minutes_of(folder), "config": synth.config_}
     return record, draws
 
@@ -70,7 +73,7 @@ def downstream_of(folder: Path, name: str, seed: int, data: Path) -> Measured:
     """Pixel AP of a U-Net on test defects and unseen goods, with and without generated pairs."""
     train, test = (pairs_of(some) for some in load_defects(data, name))
     goods, test_goods = (some.images.float() / 255 for some in load_goods(data, ALL[name][0]))
-    images, masks, _ = drawn(folder, seed).triplets()
+    images, masks, _ = drawn(folder, name, seed, data).triplets()
     sources = sources_of(images, masks, train, goods, seed)
     policy = DefectSynthesizer.from_pretrained(folder).backbone_.config_["augment"]["policy"]
     pipe = AugmentPipe(AugmentPolicy.from_dict(policy))

@@ -264,7 +264,7 @@ def test_a_short_run_is_kept_and_goes_on(tiles, tiny, tmp_path, monkeypatch, cap
     monkeypatch.setattr(learning_backbones, "SAMPLES", 12)
     given = ["--data", tiles.parent, "--cache", tmp_path / "cache", "--seeds", 0]
     given += ["--threads", torch.get_num_threads()]  # which is of the process, not of the run
-    given += ["--sets", "magnetic_tile/crack", "--recipes", "default"]
+    given += ["--sets", "magnetic_tile/crack", "--recipes", "default", "on-photos"]
     given += ["--backbones", "default", "plain"]
     given += ["--parts", "scores", "--results", tmp_path / "results"]
     monkeypatch.setattr(sys, "argv", ["learning.py", *map(str, given)])
@@ -273,6 +273,11 @@ def test_a_short_run_is_kept_and_goes_on(tiles, tiny, tmp_path, monkeypatch, cap
     record = first["scores/default/magnetic_tile/crack/0"]
     assert {"generated", "copy-paste", "good twins"} <= set(record["scores"]["kid@lite0"])
     assert record["time"]["minutes"] > 0
+    placed = first["scores/on-photos/magnetic_tile/crack/0"]
+    assert placed["settings"]["good_images"].startswith("sha256:")
+    assert placed["settings"]["model"] == record["settings"]["model"]
+    assert placed["time"] == record["time"]
+    assert "good_images" not in record["settings"]
     (fit,) = (tmp_path / "cache" / "fits" / "default").glob("*-sheet.png")
     assert fit.is_file()
     goods = first["goods/plain/tile/0"]
