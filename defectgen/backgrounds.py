@@ -11,7 +11,7 @@ from torch import Tensor
 from defectgen.data.images import ImageSet, load_images
 from defectgen.data.sources import ImageSource
 from defectgen.errors import ConfigError
-from defectgen.networks.known import thumbnail
+from defectgen.networks.known import thumbnail, told
 from defectgen.networks.synthesis import Generator
 from defectgen.rng import generator, latents, no_noise, sample_seeds
 
@@ -32,11 +32,13 @@ class Backgrounds:
         images: uint8 (n, C, R, R), on the CPU.
         names: the file name of each, or its position.
         objects: (n, W), latents of the good part most like each photo, on the backbone's device.
+        learned: whether these parts are like the photos.
     """
 
     images: Tensor
     names: tuple[str, ...]
     objects: Tensor
+    learned: bool
 
     def picked(self, seeds: Sequence[int]) -> list[int]:
         """Which photo each sample stands on: that of a sample depends on its seed alone."""
@@ -66,12 +68,12 @@ def read_photos(network: Generator, source: GoodImages, name: str = "good_images
 def find_backgrounds(network: Generator, source: GoodImages) -> Backgrounds:
     """Read good photos as `read_photos` does, and find what the backbone knows of each."""
     data = read_photos(network, source)
-    return Backgrounds(data.images, data.names, _objects(network, data.images))
+    return Backgrounds(data.images, data.names, *_objects(network, data.images))
 
 
 @torch.no_grad()
-def _objects(network: Generator, images: Tensor) -> Tensor:
-    """Latents (n, W) of the good parts most like images (n, C, R, R) uint8."""
+def _objects(network: Generator, images: Tensor) -> tuple[Tensor, bool]:
+    """Latents (n, W) of the good parts most like images (n, C, R, R) uint8; is it like them?"""
     device, base = network.mapping.w_avg.device, network.synthesis.base
     seeds = sample_seeds(CANDIDATES, 0)
     w: Tensor = network.mapping(latents(seeds, network.config.z_dim, "object").to(device))
@@ -81,8 +83,8 @@ def _objects(network: Generator, images: Tensor) -> Tensor:
         known = torch.cat(drawn)
     else:
         known = thumbnail(base(w))
-    found = [
-        (thumbnail(image[None].to(device) / 127.5 - 1) - known).abs().sum((1, 2, 3)).argmin()
-        for image in images
-    ]
-    return w[torch.stack(found)]
+    # One by one: in float32 thousands of photos would take gigabytes.
+    photos = torch.cat([thumbnail(image[None].to(device) / 127.5 - 1) for image in images])
+    nearest = [(photo - known).abs().sum((1, 2, 3)).argmin() for photo in photos]
+    found = torch.stack(nearest)
+    return w[found], told(photos, known[found])

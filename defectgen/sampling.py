@@ -15,7 +15,7 @@ from defectgen.batch import DefectBatch
 from defectgen.data.images import ImageSet, PairSet
 from defectgen.memory import kept_memory
 from defectgen.moves import moves_from
-from defectgen.networks.defect import DefectBranch
+from defectgen.networks.defect import DefectBranch, DefectPass
 from defectgen.networks.layers import constant_weights
 from defectgen.networks.mapping import CodeMapping, blend
 from defectgen.networks.precision import in_precision, resolve_precision
@@ -66,50 +66,73 @@ def draw_defects(
 ) -> DefectBatch:
     """One batch: the same object latents and noise with and without the defect.
 
-    With ``backgrounds`` the defects stand on these photos: inside the mask as drawn, beside it what
-    they change there is added, beyond their reach a photo stays as it is.
+    With ``backgrounds`` the defects stand on these photos, of which the twins then are.
     """
     device = network.mapping.w_avg.device
-    dim, noise = network.config.z_dim, SampleNoise(seeds)
     if not seeds:
         side, channels = network.config.resolution, network.config.channels
         nothing = torch.zeros(0, channels, side, side)
         return DefectBatch(
             nothing, torch.zeros(0, 1, side, side, dtype=torch.bool), nothing if normals else None
         )
-    ground, names = None, cast(tuple[str, ...], ())
-    if backgrounds is None:
-        objects = network.mapping(latents(seeds, dim, "object").to(device), psi=psi)
-    else:
-        picked = backgrounds.picked(seeds)
-        objects, names = backgrounds.objects[picked], tuple(backgrounds.names[k] for k in picked)
-        ground = backgrounds.images[picked].to(device) / 127.5 - 1
-    z = latents(seeds, dim, "defect").to(device)
-    defects, ws = branch.mapping(z, psi=psi), network.broadcast(objects)
-    masks, told = None, cast(tuple[Tensor, ...], ())
-    if branch.known is not None:
-        base, sources = network.synthesis.base, [generator(seed, "place") for seed in seeds]
-        scene = None if base is None else base(objects)
-        moves = moves_from(branch.config.moves)
-        weights = blend(z, cast(CodeMapping, branch.mapping).keys)
-        c = branch.config
-        masks, example = place_masks(
-            branch.known,
-            moves,
-            weights,
-            scene if ground is None else ground,
-            sources,
-            c.places,
-            bend=c.bend,
-        )
-        told = (example,) if scene is None else (example, scene)
-    hook = branch.start(branch.broadcast(defects), noise, masks, told)
+    if backgrounds is not None:
+        return _drawn_on(backgrounds, network, branch, seeds, psi, normals)
+    z = latents(seeds, network.config.z_dim, "object").to(device)
+    ws, noise = network.broadcast(network.mapping(z, psi=psi)), SampleNoise(seeds)
+    hook = _planned(network, branch, seeds, psi, ws, None)
     image = network.synthesis(ws, noise, hook)
-    twin = network.synthesis(ws, noise) if normals or ground is not None else None
-    if ground is not None:
-        image, twin = torch.where(hook.mask, image, ground + (image - twin)), ground
-    good = to_unit(twin) if normals and twin is not None else None
-    return DefectBatch(to_unit(image), hook.mask.cpu(), good, None, tuple(seeds), names)
+    twin = to_unit(network.synthesis(ws, noise)) if normals else None
+    return DefectBatch(to_unit(image), hook.mask.cpu(), twin, None, tuple(seeds))
+
+
+def _drawn_on(
+    backgrounds: Backgrounds,
+    network: Generator,
+    branch: DefectBranch,
+    seeds: Sequence[int],
+    psi: float,
+    normals: bool,
+) -> DefectBatch:
+    """Defects on photos: whole inside their masks; beside these what they change is added."""
+    picked = backgrounds.picked(seeds)
+    names = tuple(backgrounds.names[k] for k in picked)
+    ground = backgrounds.images[picked].to(network.mapping.w_avg.device) / 127.5 - 1
+    ws, noise = network.broadcast(backgrounds.objects[picked]), SampleNoise(seeds)
+    hook = _planned(network, branch, seeds, psi, ws, ground)
+    if backgrounds.learned:
+        image = network.synthesis(ws, noise, hook)
+        beside = ground + (image - network.synthesis(ws, noise))
+    else:  # a part that is not like the photo would shine through the defect
+        image, beside = hook.told[0], ground
+    image = torch.where(hook.mask, image, beside)
+    twin = to_unit(ground) if normals else None
+    return DefectBatch(to_unit(image), hook.mask.cpu(), twin, None, tuple(seeds), names)
+
+
+def _planned(
+    network: Generator,
+    branch: DefectBranch,
+    seeds: Sequence[int],
+    psi: float,
+    ws: Tensor,
+    ground: Tensor | None,
+) -> DefectPass:
+    """The hook for a pass of these objects (N, L, W): which defects, and where they lie.
+
+    ``ground`` (N, C, R, R): what they are placed on; None takes the base image of the objects.
+    """
+    device, noise = ws.device, SampleNoise(seeds)
+    z = latents(seeds, network.config.z_dim, "defect").to(device)
+    defects = branch.broadcast(branch.mapping(z, psi=psi))
+    if branch.known is None:
+        return branch.start(defects, noise)
+    base, sources = network.synthesis.base, [generator(seed, "place") for seed in seeds]
+    scene = None if base is None else base(ws[:, 0])
+    moves = moves_from(branch.config.moves)
+    weights = blend(z, cast(CodeMapping, branch.mapping).keys)
+    c, here = branch.config, scene if ground is None else ground
+    masks, example = place_masks(branch.known, moves, weights, here, sources, c.places, bend=c.bend)
+    return branch.start(defects, noise, masks, (example,) if scene is None else (example, scene))
 
 
 def iter_defects(

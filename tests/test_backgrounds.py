@@ -94,6 +94,33 @@ def test_inside_its_mask_a_defect_is_drawn_whole_and_not_added_to_the_photo(
     assert not torch.allclose(images[masks.expand_as(images)], added[masks.expand_as(added)])
 
 
+def test_a_part_unlike_the_photos_does_not_shine_through_their_defects(fitted_synth, monkeypatch):
+    """Of a backbone that has not learned the product only the placed example is drawn."""
+    source = torch.Generator().manual_seed(0)
+    strange = F.interpolate(torch.rand(6, 3, 4, 4, generator=source), size=32).mul(255).byte()
+    shown = []
+
+    def placed(*arguments, **given):
+        shown.append(place_masks(*arguments, **given))
+        return shown[-1]
+
+    monkeypatch.setattr("defectgen.sampling.place_masks", placed)
+    found = find_backgrounds(fitted_synth.backbone_.fitted(), strange)
+    assert not found.learned
+    images, masks, normals = fitted_synth.sample(
+        4, return_masks=True, return_normals=True, good_images=strange, seed=2
+    )
+    ((places, examples),) = shown
+    assert torch.equal(masks, places)
+    expected = torch.where(masks, (examples + 1) / 2, normals)
+    torch.testing.assert_close(images, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("count", [1, 12])
+def test_photos_of_the_product_are_like_its_parts(count, fitted_synth, product):
+    assert find_backgrounds(fitted_synth.backbone_.fitted(), product(count, seed=40)).learned
+
+
 def test_a_defect_takes_the_place_and_the_light_of_the_photo(fitted_synth, goods, monkeypatch):
     seen = []
 

@@ -15,7 +15,7 @@ from defectgen.config import BackboneConfig, DefectConfig
 from defectgen.morphology import dilated
 from defectgen.networks.defect import DefectBranch
 from defectgen.networks.discriminator import Discriminator
-from defectgen.networks.known import thumbnail
+from defectgen.networks.known import thumbnail, told
 from defectgen.networks.layers import ToChannels
 from defectgen.networks.synthesis import Generator
 from defectgen.rng import generator, latents, no_noise, sample_seeds
@@ -23,10 +23,6 @@ from defectgen.training.adversarial import draw, principal_codes
 
 #: Random objects tried as the start of each background's code.
 START_CANDIDATES = 256
-#: Share of the variance of images around their defects that renders of their backgrounds tell, or
-#: these tell nothing of what the defects hide. Measured at 64 px: circuits -0.1 and 0.1, all others
-#: 0.6 to 1.0.
-TOLD = 0.3
 #: A cell of a thumbnail is known from this share of its pixels on; the others become the mean of
 #: their neighborhoods so many times, which is enough for the largest defect.
 CLEAR, SMOOTHED = 0.25, 200
@@ -147,11 +143,7 @@ def scenes_of(images: Tensor, masks: Tensor, renders: Tensor) -> Tensor:
     near = dilated(masks.to(images.dtype))
     shown = thumbnail(torch.where(near > 0, renders, images))
     seen, real = (thumbnail(near) == 0).to(images.dtype), thumbnail(images)
-    mean = (real * seen).sum((0, 2, 3), keepdim=True) / seen.sum().clamp_min(1)
-    missed, varied = (
-        float(((real - some).square() * seen).sum()) for some in (thumbnail(renders), mean)
-    )
-    if missed <= (1 - TOLD) * varied:
+    if told(real, thumbnail(renders), seen):
         return shown
     clear = 1 - thumbnail(near)  # how much of a cell no defect hides
     own = thumbnail(images * (1 - near)) / clear.clamp_min(1e-3)
