@@ -85,6 +85,7 @@ def demo(
     with _timed("sample", seconds):
         parts = synth.iter_samples(DEMO_SAMPLES, seed=seed, return_normals=True)
         samples = DefectBatch.concat(list(parts))
+        placed = next(synth.iter_samples(_COLUMNS, seed=seed, good_images=example.good))
     with _timed("score", seconds):
         radius = receptive_radius(synth.branch_.resolutions[0], shape.resolution)
         scores = score_table(real, samples, radius)
@@ -96,8 +97,9 @@ def demo(
         scores=scores,
         seconds=seconds,
         speed=speed,
+        photos=len(real.names),
     )
-    _write(result, real, samples, _metadata(synth), seed)
+    _write(result, _rows(real, samples, placed), samples, _metadata(synth), seed)
     _remove_run(run_dir)
     return result
 
@@ -107,7 +109,7 @@ def demo(
 
 def _write(
     result: DemoResult,
-    real: PairSet,
+    rows: list[SheetRow],
     samples: DefectBatch,
     metadata: dict[str, object],
     seed: int,
@@ -116,10 +118,8 @@ def _write(
     with atomic_folder(result.folder, _foreign) as folder:
         with _timed("write pictures and sheet", result.seconds):
             write_samples([samples], folder, metadata=metadata)
-            contact_sheet(_rows(real, samples), folder / SHEET_NAME, columns=_COLUMNS)
-        (folder / REPORT_NAME).write_text(
-            report(result, len(real.names), len(samples), seed), encoding="utf-8"
-        )
+            contact_sheet(rows, folder / SHEET_NAME, columns=_COLUMNS)
+        (folder / REPORT_NAME).write_text(report(result, len(samples), seed), encoding="utf-8")
 
 
 def _metadata(synth: DefectSynthesizer) -> dict[str, object]:
@@ -132,8 +132,11 @@ def _metadata(synth: DefectSynthesizer) -> dict[str, object]:
     }
 
 
-def _rows(real: PairSet, samples: DefectBatch) -> list[SheetRow]:
-    """Real pairs, then two groups of eight samples: image, mask and good twin below each other."""
+def _rows(real: PairSet, samples: DefectBatch, placed: DefectBatch) -> list[SheetRow]:
+    """Real pairs, then two groups of eight samples: image, mask and good twin below each other.
+
+    Last eight samples on good photos.
+    """
     images, masks, normals = samples.triplets()
     rows = [SheetRow("real defects, mask outlined", real.images[:16], real.masks[:16])]
     for first in (0, _COLUMNS):
@@ -145,7 +148,11 @@ def _rows(real: PairSet, samples: DefectBatch) -> list[SheetRow]:
             SheetRow("their masks", masks[some].float()),
             SheetRow("the same objects without defect", normals[some]),
         ]
-    return rows
+    return [
+        *rows,
+        SheetRow("generated on good photos, mask outlined", placed.images, placed.masks),
+        SheetRow("the same, without outline", placed.images),
+    ]
 
 
 @contextmanager

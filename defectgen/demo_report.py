@@ -27,6 +27,7 @@ class DemoResult:
         scores: of the samples; see `defectgen.scores.PROTOCOLS`.
         seconds: duration of each step by name.
         speed: milliseconds per image, see `defectgen.demo_speed.measure_speed`.
+        photos: pairs learned from.
     """
 
     folder: Path
@@ -34,6 +35,7 @@ class DemoResult:
     scores: dict[str, float]
     seconds: dict[str, float]
     speed: dict[str, float]
+    photos: int
 
 
 def score_lines(result: DemoResult) -> list[str]:
@@ -52,8 +54,9 @@ def speed_lines(speed: dict[str, float]) -> list[str]:
     return lines
 
 
-def report(result: DemoResult, pairs: int, drawn: int, seed: int) -> str:
-    """The report in Markdown: ``pairs`` photos were learned, ``drawn`` samples written."""
+def report(result: DemoResult, drawn: int, seed: int) -> str:
+    """The report in Markdown: ``drawn`` samples were written."""
+    pairs = result.photos
     steps = [f"| {name} | {value:.1f} |" for name, value in result.seconds.items()]
     total = sum(result.seconds.values())
     blocks = [
@@ -64,7 +67,7 @@ def report(result: DemoResult, pairs: int, drawn: int, seed: int) -> str:
             "and the shipped backbone."
         ],
         [
-            f"![{drawn} pairs were drawn; the sheet shows 16]({SHEET_NAME})",
+            f"![{drawn} pairs were drawn; the sheet shows 16, then 8 on good photos]({SHEET_NAME})",
         ],
         [
             f"`images/`, `masks/` and `normals/` (the same objects without defect) hold "

@@ -15,7 +15,7 @@ from defectgen import Backbone, ConfigError
 from defectgen import demo as module
 from defectgen.cli import main
 from defectgen.data.example import ExampleFolders
-from defectgen.data.images import load_pairs
+from defectgen.data.images import load_images, load_pairs
 from defectgen.demo import demo
 from defectgen.demo_report import TITLE, DemoResult, report
 from defectgen.demo_speed import measure_speed
@@ -68,8 +68,16 @@ def example(stand_in, monkeypatch):
     return stand_in
 
 
-def test_the_demo_trains_a_branch_on_the_shipped_backbone_and_writes_everything(example, tmp_path):
-    out = tmp_path / "a" / "demo"
+def test_the_demo_trains_a_branch_on_the_shipped_backbone_and_writes_everything(
+    example, tmp_path, monkeypatch
+):
+    out, shown, draw = tmp_path / "a" / "demo", [], module.contact_sheet
+
+    def kept(rows, path, columns):
+        shown.extend(rows)
+        draw(rows, path, columns=columns)
+
+    monkeypatch.setattr(module, "contact_sheet", kept)
     result = demo(out, kimg=0.016, seed=3)
     assert {p.name for p in out.iterdir()} == PARTS
     for part in ("images", "masks", "normals"):
@@ -86,6 +94,13 @@ def test_the_demo_trains_a_branch_on_the_shipped_backbone_and_writes_everything(
     assert f"| area_real | {result.scores['area_real']:.4g} |" in text
     with Image.open(out / "contact_sheet.png") as sheet:
         assert sheet.width >= 8 * 96
+    placed = shown[-1].images
+    assert "on good photos" in shown[-2].caption
+    assert len(placed) == 8
+    photos = load_images(example.good, resolution=32, channels=3).images
+    same = ((placed * 255).round()[:, None] == photos[None]).float().mean((2, 3, 4)).amax(1)
+    assert (same > 0.5).all()
+    assert (same < 1).all()
 
 
 def test_the_demo_replaces_an_earlier_one(example, tmp_path):
@@ -181,13 +196,17 @@ def result():
         scores=scores,
         seconds={"train": 60.0, "sample": 1.5},
         speed=dict(SPEED),
+        photos=17,
     )
 
 
 def test_the_report_has_protocols_scores_durations_and_attribution(result):
-    text = report(result, 17, 64, 5)
+    text = report(result, 64, 5)
     for name, protocol in PROTOCOLS.items():
         assert f"- **{name}**: {protocol}." in text
+    assert "64 pairs were drawn" in text
+    assert "on 17 photos with masks" in text
+    assert "the real halves have 8 images" in text
     assert "| swd_real | 0.5 |" in text
     assert "| change_iou | undefined |" in text
     assert "| train | 60.0 |" in text
@@ -223,7 +242,7 @@ def test_the_speed_is_measured_both_ways(fitted_synth, defects):
 
 
 def test_the_report_says_by_how_much_it_is_faster(result):
-    text = report(result, 17, 64, 5)
+    text = report(result, 64, 5)
     assert "| sampling | 2.00 | 3.00 | 1.50 |" in text
     assert "| training | 40.00 | 50.00 | 1.25 |" in text
     assert "\nThis demo: native kernels, float32." in text
