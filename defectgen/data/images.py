@@ -138,7 +138,7 @@ def load_pairs(
         MaskError: masks cannot be used or do not fit their images; all of them are listed.
     """
     _check(resolution, channels)
-    pictures, drawn = _list_pairs(images, masks, names[0])
+    pictures, drawn = _list_pairs(images, masks, *names)
     side = resolution or _auto_resolution(pictures)
     found = Findings(names[0], len(pictures)), Findings(names[1], len(drawn))
     pairs = []
@@ -174,11 +174,16 @@ def _list_images(source: object, name: str) -> list[Item]:
 
 
 def _list_pairs(
-    images: ImageSource, masks: ImageSource, name: str
+    images: ImageSource, masks: ImageSource, name: str, masks_name: str
 ) -> tuple[list[Item], list[Item]]:
     folders = isinstance(images, (str, os.PathLike)), isinstance(masks, (str, os.PathLike))
     if all(folders):
-        left, right = pair_folders(images, masks, images_name=name)  # type: ignore[arg-type]
+        left, right = pair_folders(
+            images,  # type: ignore[arg-type]
+            masks,  # type: ignore[arg-type]
+            images_name=name,
+            masks_name=masks_name,
+        )
         return (
             [Item(path.name, path.name, path) for path in left],
             [Item(path.name, path.name, path) for path in right],
@@ -186,15 +191,15 @@ def _list_pairs(
     if any(folders):
         kinds = ["a folder" if folder else "no folder" for folder in folders]
         raise MaskError(
-            f"masks: must be a folder if and only if {name} is one; got "
+            f"{masks_name}: must be a folder if and only if that of the images is one; got "
             f"{kinds[0]} of images and {kinds[1]} of masks; pass two folders or two lists"
         )
     if masks is None:
-        raise MaskError("masks: one per image is needed; got None; pass the masks")
-    pictures, drawn = _list_images(images, name), list_masks(masks)
+        raise MaskError(f"{masks_name}: one per image is needed; got None; pass the masks")
+    pictures, drawn = _list_images(images, name), list_masks(masks, masks_name)
     if len(pictures) != len(drawn):
         raise MaskError(
-            f"masks: must be as many as the images, {len(pictures)}; got {len(drawn)}; "
+            f"{masks_name}: must be as many as the images, {len(pictures)}; got {len(drawn)}; "
             "pass one mask per image in the same order"
         )
     return pictures, drawn

@@ -7,11 +7,12 @@ import warnings
 
 import pytest
 import torch
+from PIL import Image
 
 from defectgen import ConfigError, DefectSynthesizer, ImageError, NotFittedError, __version__
 from defectgen.downstream import Downstream, arms, detector, downstream_test, trial
 from defectgen.downstream.report import verdict
-from defectgen.errors import DataWarning
+from defectgen.errors import DataWarning, MaskError
 
 QUICK = {"n": 6, "repeats": 2, "steps": 1}
 
@@ -178,6 +179,22 @@ def test_a_folder_that_is_missing_is_told_by_its_argument(fitted_synth, given, n
     wrong = {name: path if "goods" in name else (path, str(tmp_path))}
     with pytest.raises(ImageError, match=f"^{name}: .*nothing"):
         downstream_test(fitted_synth, **{**given, **wrong}, **QUICK)
+
+
+@pytest.mark.parametrize("name", ["training", "test"])
+def test_masks_that_are_missing_are_told_by_their_argument(fitted_synth, given, name, tmp_path):
+    images, masks = given[name]
+    for index, image in enumerate(images):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / f"{index}.png")
+    for wrong in (
+        (tmp_path, tmp_path / "nothing"),
+        (tmp_path, masks),
+        (images, None),
+        (images, masks[1:]),
+        (images, masks[:, :, None]),
+    ):
+        with pytest.raises(MaskError, match=f"^{name}: "):
+            downstream_test(fitted_synth, **{**given, name: wrong}, **QUICK)
 
 
 @pytest.mark.parametrize(
