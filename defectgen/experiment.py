@@ -280,12 +280,13 @@ class Experiment:
         rows.append(SheetRow("good samples", backbone.sample(COLUMNS, seed=seed)))
         for defect, (learned, test) in self.splits.items():
             synth = self.branch(backbone, defect)
-            images, masks = synth.sample(2 * COLUMNS, return_masks=True, seed=seed)
             for title, pairs in (("real, learned", learned), ("real, unseen", test)):
-                some = slice(COLUMNS)
-                row = SheetRow(f"{defect}: {title}", pairs.images[some], pairs.masks[some])
-                rows.append(row)
-            rows.append(SheetRow(f"{defect}: generated", images, masks))
+                shown = pairs.images[:COLUMNS], pairs.masks[:COLUMNS]
+                rows.append(SheetRow(f"{defect}: {title}", *shown))
+            drawn = synth.sample(2 * COLUMNS, return_masks=True, seed=seed)
+            placed = synth.sample(COLUMNS, return_masks=True, good_images=self.goods, seed=seed)
+            rows.append(SheetRow(f"{defect}: generated", *drawn))
+            rows.append(SheetRow(f"{defect}: generated on good photos", *placed))
         contact_sheet(rows, self.folder / "pictures.png", columns=COLUMNS)
 
 

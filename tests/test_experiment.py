@@ -67,7 +67,21 @@ def test_everything_is_made_once_and_goes_on(small, tmp_path, monkeypatch):
 
     again = Experiment("mvtec/part", photos(8, 3), folder, augment=("flip_x",), settings=SHORT)
     monkeypatch.setattr(Experiment, "_fit_backbone", lambda *_: fitted.append("backbone"))
+    rows, draw = [], experiment.contact_sheet
+
+    def kept(some, path, columns):
+        rows.extend(some)
+        draw(some, path, columns=columns)
+
+    monkeypatch.setattr(experiment, "contact_sheet", kept)
     report = again.run()
+    captions = [row.caption for row in rows]
+    assert captions[:2] == ["good photos", "good samples"]
+    kinds = ["real, learned", "real, unseen", "generated", "generated on good photos"]
+    assert captions[2:] == [f"thin scratch: {kind}" for kind in kinds]
+    placed = (rows[-1].images * 255).round()[:, None]
+    same = (placed == again.goods.images[None]).float().mean((2, 3, 4)).amax(1)
+    assert ((same > 0.5) & (same < 1)).all()
     assert fitted == []
     assert (folder / "cost.json").read_bytes() == cost
     assert report["left_out"] == {"dent": 3}
