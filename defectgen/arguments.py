@@ -167,7 +167,7 @@ def _add_sample(commands: Any) -> None:
     _add_model(parser)
     parser.add_argument("-n", type=int, required=True, metavar="N", help="how many pairs")
     parser.add_argument("--out", required=True, metavar="DIR", help="new or empty folder")
-    add_backgrounds(parser)
+    add_backgrounds(parser, of_data_sets=True)
     parser.add_argument("--seed", type=int, help="sample i has the seed SEED + i (default: drawn)")
     parser.add_argument(
         "--truncation-psi",

@@ -52,13 +52,17 @@ def add_defect_images(parser: argparse.ArgumentParser) -> None:
     _add_drop_bad(parser)
 
 
-def add_backgrounds(parser: argparse.ArgumentParser) -> None:
+def add_backgrounds(parser: argparse.ArgumentParser, *, of_data_sets: bool = False) -> None:
     """What ``sample`` and ``evaluate`` draw defects on."""
+    kind = "folder of good photos, or a data set," if of_data_sets else "folder of good photos"
     parser.add_argument(
         "--good-images",
         metavar="DIR",
-        help="folder of good photos to draw the defects on (default: parts the backbone draws)",
+        help=f"{kind} to draw the defects on (default: parts that the backbone draws)",
     )
+    if of_data_sets:
+        _add_layout(parser, "one data set in --good-images, where there are several")
+        _add_drop_bad(parser)
 
 
 def _add_layout(parser: argparse.ArgumentParser, category: str) -> None:

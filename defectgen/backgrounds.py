@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from defectgen.data.images import ImageSet, load_images
+from defectgen.data.images import ImageSet, count_copies, load_images
 from defectgen.data.sources import ImageSource
-from defectgen.errors import ConfigError
-from defectgen.networks.known import thumbnail, told
+from defectgen.errors import ConfigError, DataWarning
+from defectgen.memory import kept_memory
+from defectgen.networks.defect import DefectBranch
+from defectgen.networks.known import KnownDefects, thumbnail, told
+from defectgen.networks.layers import constant_weights
 from defectgen.networks.synthesis import Generator
 from defectgen.rng import generator, latents, no_noise, sample_seeds
 
-#: Good parts of the backbone among which each photo finds the one most like it.
-CANDIDATES = 256
-#: Rendered at once, where a backbone has no base image.
-RENDERED = 32
+#: Good parts of the backbone among which each photo finds the one most like it; fewer where it has
+#: no base image, and each has to be rendered.
+CANDIDATES, RENDERED = 256, 32
 
 #: Good photos, or what was read from them before.
 GoodImages = ImageSource | ImageSet
@@ -30,9 +34,9 @@ class Backgrounds:
 
     Attributes:
         images: uint8 (n, C, R, R), on the CPU.
-        names: the file name of each, or its position.
+        names: the file name of each, or its position; no two are equal.
         objects: (n, W), latents of the good part most like each photo, on the backbone's device.
-        learned: whether these parts are like the photos.
+        learned: whether the backbone's parts are like those of the defect's photos.
     """
 
     images: Tensor
@@ -47,6 +51,20 @@ class Backgrounds:
         return [int(draw) for draw in draws]
 
 
+def known_of(branch: DefectBranch, name: str = "good_images") -> KnownDefects:
+    """The defects that a branch can draw on photos.
+
+    Raises:
+        ConfigError: its masks are learned, so inside them it draws a whole part.
+    """
+    if branch.known is None:
+        raise ConfigError(
+            f"{name}: only defects learned by this library's recipe are drawn on photos; got a "
+            f'synthesizer of the preset "dfmgan"; leave {name} out, or fit without preset'
+        )
+    return branch.known
+
+
 def read_photos(network: Generator, source: GoodImages, name: str = "good_images") -> ImageSet:
     """Good photos at the size of a backbone; ``name`` is the argument as the user wrote it.
 
@@ -57,34 +75,61 @@ def read_photos(network: Generator, source: GoodImages, name: str = "good_images
     channels, side = network.config.channels, network.config.resolution
     if not isinstance(source, ImageSet):
         return load_images(source, resolution=side, channels=channels, name=name)
-    if source.images.shape[1:] != (channels, side, side):
+    images = source.images
+    if images.shape[1:] != (channels, side, side) or not len(images):
         raise ConfigError(
             f"{name}: images of the backbone's size {(channels, side, side)}; got "
-            f"{tuple(source.images.shape[1:])}; load them with its resolution and channels"
+            f"{tuple(images.shape)}; load them with its resolution and channels"
         )
     return source
 
 
-def find_backgrounds(network: Generator, source: GoodImages) -> Backgrounds:
-    """Read good photos as `read_photos` does, and find what the backbone knows of each."""
+def find_backgrounds(network: Generator, branch: DefectBranch, source: GoodImages) -> Backgrounds:
+    """Read good photos as `read_photos` does, and find what the backbone knows of each.
+
+    Warns:
+        DataWarning: photos of which the defect was learned are among them.
+    """
+    known = known_of(branch)
     data = read_photos(network, source)
-    return Backgrounds(data.images, data.names, *_objects(network, data.images))
+    copies = count_copies(data.images, known.images.cpu())
+    if copies:
+        warnings.warn(
+            f"good_images: parts without a defect; got {copies} of {len(data.images)} photos from "
+            "which the defect was learned, which no mask of a sample would tell; leave these out",
+            DataWarning,
+            stacklevel=4,  # of whoever asks for samples
+        )
+    times = Counter(data.names)
+    names = (n if times[n] == 1 else f"{n} [{k}]" for k, n in enumerate(data.names))
+    objects, parts = _parts(network)
+    photos = torch.cat([_thumbnails(image[None], parts) for image in data.images])
+    seen = torch.ones_like(photos[:, :1])
+    pairs, masks = known.pairs(torch.arange(len(known.masks), device=parts.device))
+    clear = (thumbnail(masks) == 0).to(parts.dtype)
+    learned = told(thumbnail(pairs), parts[_nearest(thumbnail(pairs), clear, parts)], clear)
+    return Backgrounds(data.images, tuple(names), objects[_nearest(photos, seen, parts)], learned)
 
 
 @torch.no_grad()
-def _objects(network: Generator, images: Tensor) -> tuple[Tensor, bool]:
-    """Latents (n, W) of the good parts most like images (n, C, R, R) uint8; is it like them?"""
+def _parts(network: Generator) -> tuple[Tensor, Tensor]:
+    """Latents of good parts (k, W), and their thumbnails (k, C, S, S)."""
     device, base = network.mapping.w_avg.device, network.synthesis.base
-    seeds = sample_seeds(CANDIDATES, 0)
+    seeds = sample_seeds(RENDERED if base is None else CANDIDATES, 0)
     w: Tensor = network.mapping(latents(seeds, network.config.z_dim, "object").to(device))
-    if base is None:
-        parts = torch.split(w, RENDERED)
-        drawn = [thumbnail(network.synthesis(network.broadcast(p), no_noise)) for p in parts]
-        known = torch.cat(drawn)
-    else:
-        known = thumbnail(base(w))
-    # One by one: in float32 thousands of photos would take gigabytes.
-    photos = torch.cat([thumbnail(image[None].to(device) / 127.5 - 1) for image in images])
-    nearest = [(photo - known).abs().sum((1, 2, 3)).argmin() for photo in photos]
-    found = torch.stack(nearest)
-    return w[found], told(photos, known[found])
+    if base is not None:
+        return w, thumbnail(base(w))
+    with kept_memory(), constant_weights(network):
+        drawn = network.synthesis(network.broadcast(w), no_noise)
+    return w, thumbnail(drawn)
+
+
+def _thumbnails(images: Tensor, like: Tensor) -> Tensor:
+    """Images uint8 (N, C, R, R) as thumbnails in [-1, 1]."""
+    return thumbnail(images.to(like) / 127.5 - 1)
+
+
+def _nearest(thumbnails: Tensor, seen: Tensor, parts: Tensor) -> Tensor:
+    """For each thumbnail the part that differs least in the cells seen: (n,)."""
+    pairs = zip(thumbnails, seen, strict=True)
+    return torch.stack([((one - parts).abs() * w).sum((1, 2, 3)).argmin() for one, w in pairs])

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from defectgen.arguments import command_line, run_folder
@@ -106,8 +107,9 @@ def _sample(arguments: argparse.Namespace) -> None:
     from tqdm.auto import tqdm
 
     from defectgen.adapter import synthesizer_tensors
-    from defectgen.backgrounds import read_photos
+    from defectgen.backgrounds import known_of, read_photos
     from defectgen.checks import check_range
+    from defectgen.cli_data import training_images
     from defectgen.networks.precision import resolve_precision
     from defectgen.rng import fresh_seed
     from defectgen.synthesizer import DefectSynthesizer
@@ -119,6 +121,12 @@ def _sample(arguments: argparse.Namespace) -> None:
             f"--defect: belongs to --format mvtec; got {arguments.defect!r} with --format "
             f"{arguments.format}; leave it out, or add --format mvtec"
         )
+    given = arguments.category or arguments.square or arguments.drop_bad
+    if arguments.good_images is None and (given or arguments.layout != "auto"):
+        raise ConfigError(
+            "--layout, --category, --square, --drop-bad: belong to --good-images; got one of them "
+            "alone; leave it out, or add --good-images"
+        )
     check_range("-n", arguments.n, low=1, integer=True)
     check_empty(Path(arguments.out), "--out")
     check_fillable(arguments.out, "--out")
@@ -129,17 +137,20 @@ def _sample(arguments: argparse.Namespace) -> None:
     precision = resolve_precision(arguments.precision, device)
     synth.set_params(precision=precision)
     seed = fresh_seed() if arguments.seed is None else arguments.seed
-    folder, photos = arguments.good_images, None
-    if folder is not None:  # here, for their digest
-        photos = read_photos(synth.backbone_.fitted(), folder, "--good-images")
-    batches = synth.iter_samples(
+    draw = partial(
+        synth.iter_samples,
         arguments.n,
         return_normals=arguments.normals,
-        good_images=photos,
         seed=seed,
         truncation_psi=arguments.truncation_psi,
         batch_size=arguments.batch_size,
     )
+    photos, batches = None, draw()  # which checks the numbers before photos are read
+    if arguments.good_images is not None:
+        known_of(synth.branch_, "--good-images")
+        found = training_images(arguments, "--good-images")
+        photos = read_photos(synth.backbone_.fitted(), found, "--good-images")
+        batches = draw(good_images=photos)
     metadata = {
         "truncation_psi": arguments.truncation_psi,
         "precision": precision,

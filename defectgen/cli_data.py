@@ -27,9 +27,9 @@ _TRAINING = _SPOKEN | {
 _OPTIONS = ("layout", "category", "square", "defect", "sheet")
 
 
-def training_images(arguments: argparse.Namespace) -> list[Value]:
-    """The good images that ``train-backbone`` is given."""
-    with _spoken(_TRAINING, "GOOD_IMAGES"):
+def training_images(arguments: argparse.Namespace, name: str = "GOOD_IMAGES") -> list[Value]:
+    """The good images that ``train-backbone`` is given, or ``sample`` by an option."""
+    with _spoken(_TRAINING, name):
         return good_images(arguments.good_images, **_choices(arguments))
 
 

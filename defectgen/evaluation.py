@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar, cast
 
@@ -10,12 +11,12 @@ from torch import Tensor
 
 from defectgen import __version__
 from defectgen.backbone import Backbone
-from defectgen.backgrounds import GoodImages, read_photos
+from defectgen.backgrounds import GoodImages, known_of, read_photos
 from defectgen.batch import DefectBatch
 from defectgen.checks import check_range
-from defectgen.data.images import ImageSet
+from defectgen.data.images import ImageSet, count_copies
 from defectgen.data.sources import ImageSource
-from defectgen.errors import ConfigError
+from defectgen.errors import ConfigError, DataWarning
 from defectgen.messages import say
 from defectgen.metrics.change import agreement, drift
 from defectgen.metrics.distances import density_coverage, kid, memorization
@@ -81,10 +82,8 @@ class Evaluated:
         features = _found(extractor, find_extractor, "extractor", synth.verbose)
         distance = _found(perceptual, st_lpips, "perceptual", synth.verbose)
         # Asked first, drawn last: an object that was never fitted says so before files are read.
-        network, _ = synth._fitted()
-        photos = None if good_images is None else read_photos(network, good_images)
+        shape, photos = synth._fitted()[0].config, _photos(synth, good_images)
         batches = synth.iter_samples(n, return_normals=True, good_images=photos, seed=seed)
-        shape = network.config
         size = side, _ = shape.resolution, shape.channels
         real = RealPairs(real_imgs, real_masks, *size, ("real_imgs", "real_masks"))
         names = "training", "training"
@@ -106,7 +105,8 @@ class Evaluated:
             table.diversity(distance)
         settings = {"samples": n, "seed": seed, **settings_of(synth, real, known)}
         if photos is not None:
-            settings["good_images"] = photos.digest
+            _warn_of_test(photos, real)
+            settings["good_images_digest"] = photos.digest
         return Evaluation(scores=table.scores, errors=table.errors, settings=settings)
 
 
@@ -149,6 +149,27 @@ def evaluate_backbone(
             "defectgen": __version__,
         },
     )
+
+
+def _photos(synth: DefectSynthesizer, good_images: GoodImages | None) -> ImageSet | None:
+    """What the samples are drawn on, if on photos."""
+    if good_images is None:
+        return None
+    network, branch = synth._fitted()
+    known_of(branch)
+    return read_photos(network, good_images)
+
+
+def _warn_of_test(photos: ImageSet, real: RealPairs) -> None:
+    """Say so if samples are drawn on the defects that judge them."""
+    copies = count_copies(photos.images, real.bytes)
+    if copies:
+        warnings.warn(
+            f"good_images: parts without a defect; got {copies} of {len(photos.images)} that are "
+            "also among real_imgs, so scores mislead; pass others",
+            DataWarning,
+            stacklevel=3,  # this one, evaluate
+        )
 
 
 _Drawn = dict[str, tuple[Tensor, Tensor, Tensor]]

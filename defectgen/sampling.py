@@ -14,8 +14,9 @@ from defectgen.backgrounds import Backgrounds
 from defectgen.batch import DefectBatch
 from defectgen.data.images import ImageSet, PairSet
 from defectgen.memory import kept_memory
+from defectgen.morphology import dilated
 from defectgen.moves import moves_from
-from defectgen.networks.defect import DefectBranch, DefectPass
+from defectgen.networks.defect import DefectBranch, DefectPass, receptive_radius
 from defectgen.networks.layers import constant_weights
 from defectgen.networks.mapping import CodeMapping, blend
 from defectgen.networks.precision import in_precision, resolve_precision
@@ -101,10 +102,13 @@ def _drawn_on(
     hook = _planned(network, branch, seeds, psi, ws, ground)
     if backgrounds.learned:
         image = network.synthesis(ws, noise, hook)
-        beside = ground + (image - network.synthesis(ws, noise))
+        change = image - network.synthesis(ws, noise)
+        # Beyond the reach nothing changes, up to what the convolutions of a device may round.
+        radius = receptive_radius(branch.resolutions[0], network.config.resolution)
+        near = dilated(hook.mask.to(image.dtype), radius)
+        image = torch.where(hook.mask, image, ground + change * near)
     else:  # a part that is not like the photo would shine through the defect
-        image, beside = hook.told[0], ground
-    image = torch.where(hook.mask, image, beside)
+        image = torch.where(hook.mask, hook.told[0], ground)
     twin = to_unit(ground) if normals else None
     return DefectBatch(to_unit(image), hook.mask.cpu(), twin, None, tuple(seeds), names)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor
 
-from defectgen.backgrounds import Backgrounds, GoodImages, find_backgrounds
+from defectgen.backgrounds import GoodImages, find_backgrounds
 from defectgen.batch import DefectBatch
 from defectgen.checks import check_range, check_room
 from defectgen.errors import ConfigError
@@ -42,19 +42,24 @@ class Sampled:
             return_masks: also return the masks.
             return_normals: also return the same parts without defect.
             good_images: draw the defects on these photos, as for ``Backbone.fit``, instead of on
-                parts that the backbone draws. Each sample takes one of them at random; beyond the
-                reach of its defect the photo stays as it is. Not with the preset.
+                parts that the backbone draws. Each sample takes one of them at random, with
+                replacement; beyond the reach of its defect the photo stays as it is, at the
+                backbone's resolution. Not with the preset. They are read at each call, unless they
+                come from `defectgen.data.images.load_images`.
             seed: sample i depends on seed + i, and on ``good_images``, only; None draws a fresh
                 one.
             generator: draw the seed from it instead.
             truncation_psi: 1 for the full variety, 0 for the mean part and mean defect; known masks
-                and their places vary as before.
+                and their places vary as before, and so do ``good_images``.
             batch_size: samples per forward pass; memory only, results stay within 1e-4
                 (1e-3 in bf16).
 
         Returns:
             Images float32 (n, C, R, R) in [0, 1]; with flags a tuple of images, then masks bool
             (n, 1, R, R), then normals float32 (n, C, R, R).
+
+        Warns:
+            DataWarning: ``good_images`` hold photos from which the defect was learned.
 
         Raises:
             NotFittedError: before ``fit``.
@@ -107,6 +112,9 @@ class Sampled:
         size = SAMPLE_BATCH if batch_size is None else batch_size
         check_range("batch_size", size, low=1, integer=True)
         first = _first_seed(seed, generator)
+        backgrounds = None
+        if good_images is not None:
+            backgrounds = find_backgrounds(network, branch, good_images)
         return iter_defects(
             network,
             branch,
@@ -115,24 +123,8 @@ class Sampled:
             normals=return_normals,
             batch_size=size,
             precision=synth.precision,
-            backgrounds=None if good_images is None else backgrounds_of(synth, good_images),
+            backgrounds=backgrounds,
         )
-
-
-def backgrounds_of(synth: DefectSynthesizer, good_images: GoodImages) -> Backgrounds:
-    """Good photos on which this synthesizer can draw.
-
-    Raises:
-        ImageError: listing every unusable photo.
-        ConfigError: masks of this synthesizer are learned, so inside them it draws a whole part.
-    """
-    network, branch = synth._fitted()
-    if branch.known is None:
-        raise ConfigError(
-            "good_images: only defects learned by this library's recipe are drawn on photos; got a "
-            'synthesizer of the preset "dfmgan"; leave good_images out, or fit without preset'
-        )
-    return find_backgrounds(network, good_images)
 
 
 def _first_seed(seed: int | None, generator: torch.Generator | None) -> int:

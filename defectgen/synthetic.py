@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from defectgen.backgrounds import GoodImages
+from defectgen.backgrounds import (
+    Backgrounds,
+    GoodImages,
+    find_backgrounds,
+    known_of,
+    read_photos,
+)
+from defectgen.batch import DefectBatch
 from defectgen.checks import check_range
+from defectgen.data.images import ImageSet
 from defectgen.errors import ConfigError
+from defectgen.networks.defect import DefectBranch
 from defectgen.rng import SEED_LIMIT
 from defectgen.sampling import SAMPLE_BATCH, iter_defects
-from defectgen.synthesizer_sampling import backgrounds_of
 
 if TYPE_CHECKING:
     from defectgen.synthesizer import DefectSynthesizer
@@ -33,10 +42,11 @@ class SyntheticDefects(Dataset[dict[str, Any]]):
         seed: of the first one.
         label: what every sample is called, for example the number of its class.
         truncation_psi: 1 for the full variety, 0 for the mean part and mean defect; known masks and
-            their places vary as before.
+            their places vary as before, and so do ``good_images``.
         good_images: draw the defects on these photos instead, as in `DefectSynthesizer.sample`.
 
-    Each item is a dict: ``image`` float32 (C, R, R) in [0, 1], ``mask`` bool (1, R, R), ``label``.
+    Each item is a dict: ``image`` float32 (C, R, R) in [0, 1], ``mask`` bool (1, R, R), ``label``,
+    and with ``good_images`` ``background``, the name of the photo.
 
     Raises:
         NotFittedError: the synthesizer has not learned yet.
@@ -64,7 +74,12 @@ class SyntheticDefects(Dataset[dict[str, Any]]):
         synth.iter_samples(0, truncation_psi=truncation_psi)  # checks what each item will need
         self.synth, self.n, self.seed = synth, n, seed
         self.label, self.truncation_psi = label, truncation_psi
-        self.backgrounds = None if good_images is None else backgrounds_of(synth, good_images)
+        self._photos: ImageSet | None = None
+        self._found: tuple[DefectBranch, Backgrounds] | None = None
+        if good_images is not None:
+            known_of(synth.branch_)
+            self._photos = read_photos(synth.backbone_.fitted(), good_images)
+            self._backgrounds()
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -90,14 +105,26 @@ class SyntheticDefects(Dataset[dict[str, Any]]):
             normals=False,
             batch_size=SAMPLE_BATCH,
             precision=self.synth.precision,
-            backgrounds=self.backgrounds,
+            backgrounds=self._backgrounds(),
         )
-        return [
-            {"image": image, "mask": mask, "label": self.label}
-            for batch in batches
-            if batch.masks is not None
-            for image, mask in zip(batch.images, batch.masks, strict=True)
-        ]
+        return [item for batch in batches for item in self._items(batch)]
+
+    def _items(self, batch: DefectBatch) -> Iterator[dict[str, Any]]:
+        for index, image in enumerate(batch.images):
+            item = {"image": image, "mask": cast(Tensor, batch.masks)[index], "label": self.label}
+            if batch.backgrounds:
+                item["background"] = batch.backgrounds[index]
+            yield item
+
+    def _backgrounds(self) -> Backgrounds | None:
+        """The photos as the synthesizer knows them now: it may have been fitted anew."""
+        if self._photos is None:
+            return None
+        branch = self.synth.branch_
+        if self._found is None or self._found[0] is not branch:
+            network = self.synth.backbone_.fitted()
+            self._found = branch, find_backgrounds(network, branch, self._photos)
+        return self._found[1]
 
     def _checked(self, index: int) -> int:
         whole = int(index)

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,11 +60,11 @@ def write_samples(
     ``images/000000.png`` and, where the batches have them, ``masks/`` (0 and 255) and ``normals/``
     under the same names. In the layout "mvtec", which readers of MVTec AD take, they are
     ``test/DEFECT/000000.png``, ``ground_truth/DEFECT/000000_mask.png``, and
-    ``train/good/000000.png``. ``metadata.jsonl`` has one object per sample: ``image``, ``mask`` and
-    ``normal`` (paths in the folder), ``seed``, ``label``, ``background`` (name of the good photo
-    below), ``mask_area`` (share of the pixels), ``library_version`` and everything in
-    ``metadata``; what a batch does not have is left out. It appears when all pictures are there: a
-    folder without it was not finished.
+    ``train/good/000000.png``; of good photos below the samples each is written once.
+    ``metadata.jsonl`` has one object per sample: ``image``, ``mask`` and ``normal`` (paths in the
+    folder), ``seed``, ``label``, ``background`` (name of the good photo below), ``mask_area``
+    (share of the pixels), ``library_version`` and everything in ``metadata``; what a batch does not
+    have is left out. It appears when all pictures are there: a folder without it was not finished.
 
     Args:
         batches: for instance what `defectgen.DefectSynthesizer.iter_samples` yields.
@@ -88,10 +88,11 @@ def write_samples(
     check_empty(root)
     places = {k: (at.format(defect=defect), end) for k, (at, end) in LAYOUTS[layout].items()}
     root.mkdir(parents=True, exist_ok=True)
-    count = 0
+    count, known = 0, cast(dict[str, str], {})
     with atomic_file(root / METADATA_NAME) as temporary, temporary.open("w", encoding="utf-8") as f:
         for batch in batches:
-            count += _write_batch(batch, root, count, metadata, f, places)
+            again = known if layout == "mvtec" else None
+            count += _write_batch(batch, root, count, metadata, f, places, again)
     return count
 
 
@@ -102,8 +103,13 @@ def _write_batch(
     metadata: Mapping[str, Any],
     lines: TextIO,
     places: Mapping[str, tuple[str, str]],
+    known: dict[str, str] | None,
 ) -> int:
-    """Write one batch whose samples are numbered from ``first``; return how many there were."""
+    """Write one batch whose samples are numbered from ``first``; return how many there were.
+
+    ``known``: by the good photo below a sample the normal that shows it, which is not written
+    again; None writes one for each sample.
+    """
     arrays = batch.numpy()
     for part in arrays:
         (root / places[part][0]).mkdir(parents=True, exist_ok=True)
@@ -112,7 +118,10 @@ def _write_batch(
         for part, array in arrays.items():
             folder, end = places[part]
             name = f"{folder}/{first + index:06d}{end}.png"
-            _save(array[index], root / name)
+            if part == "normals" and known is not None and batch.backgrounds:
+                name = known.setdefault(batch.backgrounds[index], name)
+            if not (root / name).exists():
+                _save(array[index], root / name)
             files[part.removesuffix("s")] = name
         line = {**files, **record, "library_version": __version__, **metadata}
         lines.write(json.dumps(line, allow_nan=False) + "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import warnings
 
@@ -10,17 +11,26 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from defectgen import ConfigError, DefectSynthesizer, ImageError, NotFittedError, SyntheticDefects
+from defectgen import (
+    ConfigError,
+    DefectSynthesizer,
+    ImageError,
+    NotFittedError,
+    SyntheticDefects,
+    backgrounds,
+)
 from defectgen.backgrounds import CANDIDATES, find_backgrounds
 from defectgen.cli import main
 from defectgen.data.images import load_images
 from defectgen.downstream import downstream_test, trial
-from defectgen.errors import TrainingWarning
-from defectgen.networks.defect import receptive_radius
+from defectgen.errors import DataWarning, TrainingWarning
+from defectgen.networks.defect import DefectBranch, receptive_radius
 from defectgen.networks.known import thumbnail
 from defectgen.networks.synthesis import SynthesisNetwork
 from defectgen.placement import place_masks
 from defectgen.rng import latents, no_noise
+from defectgen.sampling import draw_defects
+from defectgen.writer import write_samples
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +104,9 @@ def test_inside_its_mask_a_defect_is_drawn_whole_and_not_added_to_the_photo(
     assert not torch.allclose(images[masks.expand_as(images)], added[masks.expand_as(added)])
 
 
-def test_a_part_unlike_the_photos_does_not_shine_through_their_defects(fitted_synth, monkeypatch):
+def test_a_part_unlike_the_photos_does_not_shine_through_their_defects(
+    fitted_synth, goods, monkeypatch
+):
     """Of a backbone that has not learned the product only the placed example is drawn."""
     source = torch.Generator().manual_seed(0)
     strange = F.interpolate(torch.rand(6, 3, 4, 4, generator=source), size=32).mul(255).byte()
@@ -105,20 +117,29 @@ def test_a_part_unlike_the_photos_does_not_shine_through_their_defects(fitted_sy
         return shown[-1]
 
     monkeypatch.setattr("defectgen.sampling.place_masks", placed)
-    found = find_backgrounds(fitted_synth.backbone_.fitted(), strange)
+    network, branch = fitted_synth.backbone_.fitted(), copy.deepcopy(fitted_synth.branch_)
+    masks = branch.known.masks > 0
+    branch.known.set(masks, strange.float() / 127.5 - 1, branch.known.scenes)
+    found = find_backgrounds(network, branch, goods)
     assert not found.learned
-    images, masks, normals = fitted_synth.sample(
-        4, return_masks=True, return_normals=True, good_images=strange, seed=2
-    )
+    batch = draw_defects(network, branch, range(4), 1.0, normals=True, backgrounds=found)
+    images, masks, normals = batch.triplets()
     ((places, examples),) = shown
     assert torch.equal(masks, places)
     expected = torch.where(masks, (examples + 1) / 2, normals)
     torch.testing.assert_close(images, expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("count", [1, 12])
-def test_photos_of_the_product_are_like_its_parts(count, fitted_synth, product):
-    assert find_backgrounds(fitted_synth.backbone_.fitted(), product(count, seed=40)).learned
+def test_what_is_learned_is_of_the_defects_photos_and_not_of_the_good_ones(fitted_synth, goods):
+    """Not one black picture among them changes how the others are drawn."""
+    network, branch = fitted_synth.backbone_.fitted(), fitted_synth.branch_
+    assert find_backgrounds(network, branch, goods).learned
+    alone = fitted_synth.sample(8, good_images=goods, seed=0)
+    spoiled = torch.cat([goods[:1], goods[:1] * 0])
+    assert find_backgrounds(network, branch, spoiled).learned
+    batch = next(fitted_synth.iter_samples(8, good_images=spoiled, seed=0))
+    assert set(batch.backgrounds) == {"0000", "0001"}
+    assert alone.shape == batch.images.shape
 
 
 def test_a_defect_takes_the_place_and_the_light_of_the_photo(fitted_synth, goods, monkeypatch):
@@ -160,24 +181,72 @@ def test_no_samples_on_photos_are_none(fitted_synth, goods):
     assert (len(images), len(masks)) == (0, 0)
 
 
+@pytest.fixture
+def rendered(monkeypatch):
+    """As many parts are rendered as a backbone with a base image has candidates."""
+    monkeypatch.setattr(backgrounds, "RENDERED", CANDIDATES)
+
+
 @pytest.mark.parametrize("base", [True, False])
-def test_each_photo_goes_with_the_good_part_most_like_it(base, fitted_backbone, monkeypatch):
+def test_each_photo_goes_with_the_good_part_most_like_it(
+    base, fitted_backbone, fitted_synth, monkeypatch, rendered
+):
     network = fitted_backbone.fitted()
     if not base:
         monkeypatch.setitem(network.synthesis._modules, "base", None)
-    seeds = range(CANDIDATES)
     with torch.no_grad():
-        w = network.mapping(latents(seeds, network.config.z_dim, "object"))
-        some = network.synthesis.base(w[[3, 200]]) if base else None
-        some = network.synthesis(network.broadcast(w[[3, 200]]), no_noise) if some is None else some
-    photos = ((some + 1) * 127.5).round().clamp(0, 255).byte()
-    found = find_backgrounds(network, photos).objects
-    pictures = network.synthesis.base or (
-        lambda w: network.synthesis(network.broadcast(w), no_noise)
-    )
-    with torch.no_grad():
+        w = network.mapping(latents(range(CANDIDATES), network.config.z_dim, "object"))
+        pictures = network.synthesis.base or (
+            lambda w: network.synthesis(network.broadcast(w), no_noise)
+        )
+        some = pictures(w[[3, 200, 77]])
+        photos = ((some + 1) * 127.5).round().clamp(0, 255).byte()
+        found = find_backgrounds(network, fitted_synth.branch_, photos).objects
         theirs, own = thumbnail(pictures(found)), thumbnail(some)
-    assert (theirs - own).abs().max() < 0.05
+        others = thumbnail(pictures(found.roll(1, 0)))
+    near, far = ((one - own).abs().amax((1, 2, 3)) for one in (theirs, others))
+    assert (near < 0.05).all()
+    assert (near < far).all()
+
+
+def test_each_sample_stands_on_the_part_of_its_own_photo(fitted_synth, goods, monkeypatch):
+    asked, forward = [], SynthesisNetwork.forward
+
+    def kept(self, ws, noise, residual=None):
+        asked.append(ws[:, 0])
+        return forward(self, ws, noise, residual)
+
+    monkeypatch.setattr(SynthesisNetwork, "forward", kept)
+    fitted_synth.sample(6, good_images=goods, seed=5)
+    found = find_backgrounds(fitted_synth.backbone_.fitted(), fitted_synth.branch_, goods)
+    picked = found.picked(range(5, 11))
+    assert len({tuple(row.tolist()) for row in asked[0]}) > 1
+    for ws in asked:
+        torch.testing.assert_close(ws, found.objects[picked])
+
+
+def test_psi_pulls_the_defect_alone_to_the_mean(fitted_synth, goods, monkeypatch):
+    asked, start = [], DefectBranch.start
+
+    def kept(self, ws, *more):
+        asked.append(ws[:, 0])
+        return start(self, ws, *more)
+
+    monkeypatch.setattr(DefectBranch, "start", kept)
+    given = {"return_normals": True, "good_images": goods, "seed": 5}
+    _, full = fitted_synth.sample(3, **given)
+    _, none = fitted_synth.sample(3, truncation_psi=0.0, **given)
+    mean = fitted_synth.branch_.mapping.w_avg
+    assert not torch.allclose(asked[0], mean.expand_as(asked[0]), atol=1e-3)
+    torch.testing.assert_close(asked[1], mean.expand_as(asked[1]))
+    assert torch.equal(full, none)
+
+
+def test_a_generator_draws_the_seed(fitted_synth, goods):
+    seed = int(torch.randint(2**31, (), generator=torch.Generator().manual_seed(8)))
+    source = torch.Generator().manual_seed(8)
+    drawn = fitted_synth.sample(2, good_images=goods, generator=source)
+    assert torch.equal(drawn, fitted_synth.sample(2, good_images=goods, seed=seed))
 
 
 # -- where they come from, where they go --
@@ -200,13 +269,60 @@ def test_a_dataset_draws_the_same(fitted_synth, drawn, goods):
         assert torch.equal(item["mask"], drawn.masks[index])
 
 
+def test_a_dataset_follows_a_synthesizer_that_is_fitted_anew(fitted_synth, goods, defects, tiny):
+    synth = copy.copy(fitted_synth)
+    dataset = SyntheticDefects(synth, 4, seed=5, good_images=goods)
+    assert (
+        dataset[0]["background"]
+        == next(synth.iter_samples(1, good_images=goods, seed=5)).backgrounds[0]
+    )
+    assert "background" not in SyntheticDefects(synth, 4, seed=5)[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TrainingWarning)
+        synth.set_params(seed=1).fit(*defects(4, seed=30))
+    images, masks = synth.sample(4, return_masks=True, good_images=goods, seed=5)
+    items = dataset.__getitems__(range(4))
+    torch.testing.assert_close(torch.stack([i["image"] for i in items]), images, rtol=0, atol=1e-4)
+    assert torch.equal(torch.stack([i["mask"] for i in items]), masks)
+
+
+def test_names_of_equal_files_are_told_apart(fitted_synth, goods, tmp_path):
+    paths = []
+    for index, image in enumerate(goods[:3]):
+        (tmp_path / str(index)).mkdir()
+        paths.append(tmp_path / str(index) / ("same.png" if index else "own.png"))
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(paths[-1])
+    batch = next(fitted_synth.iter_samples(16, return_normals=True, good_images=paths, seed=0))
+    order = {"own.png": 0, "same.png [1]": 1, "same.png [2]": 2}
+    assert set(batch.backgrounds) == set(order)
+    assert torch.equal(bytes_of(batch.normals), goods[[order[n] for n in batch.backgrounds]])
+
+
+def test_each_photo_is_written_once_in_the_folders_of_mvtec(fitted_synth, goods, tmp_path):
+    given = {"return_normals": True, "good_images": goods[:3], "seed": 0, "batch_size": 4}
+    write_samples(
+        fitted_synth.iter_samples(12, **given), tmp_path / "a", metadata={}, layout="mvtec"
+    )
+    lines = [json.loads(x) for x in (tmp_path / "a/metadata.jsonl").read_text().splitlines()]
+    there = list((tmp_path / "a/train/good").iterdir())
+    assert len(there) == len({line["background"] for line in lines}) <= 3
+    for line in lines:
+        normal = load_images([tmp_path / "a" / line["normal"]], resolution=32, channels=3)
+        assert torch.equal(normal.images[0], goods[int(line["background"])])
+    write_samples(fitted_synth.iter_samples(12, **given), tmp_path / "b", metadata={})
+    assert len(list((tmp_path / "b/normals").iterdir())) == 12  # beside each image its own
+
+
 def test_evaluate_judges_the_samples_on_photos(fitted_synth, defects, goods):
     real = defects(3, seed=3)
     given = {"n": 6, "seed": 1, "extractor": None, "perceptual": None}
     drawn = fitted_synth.evaluate(*real, **given)
     placed = fitted_synth.evaluate(*real, good_images=goods, **given)
-    assert "good_images" not in drawn.settings
-    assert placed.settings["good_images"] == load_images(goods, resolution=32, channels=3).digest
+    digest = load_images(goods, resolution=32, channels=3).digest
+    assert "good_images_digest" not in drawn.settings
+    assert placed.settings["good_images_digest"] == digest
+    masks = fitted_synth.sample(6, return_masks=True, good_images=goods, seed=1)[1]
+    assert placed.scores["area"]["generated"] == pytest.approx(float(masks.float().mean()))
     assert placed.scores["drift_far"]["generated"] == 0
     assert placed.scores["swd"]["good twins"] != drawn.scores["swd"]["good twins"]
 
@@ -224,9 +340,11 @@ def test_the_downstream_test_draws_on_goods_that_are_not_kept_for_the_test(
     goods = product(10)
     given = {"training": defects(6), "test": defects(5, seed=3), "n": 6, "repeats": 2, "steps": 1}
     with pytest.warns(match="test_goods"):  # every fifth of ten are two
-        found = downstream_test(fitted_synth, goods=goods, on_goods=True, **given)
-    assert found.settings["on_good_images"] is True
+        found = downstream_test(fitted_synth, goods=goods, on_goods=True, seed=3, **given)
+    assert found.settings["on_goods"] is True
     kept = asked[-1]["good_images"]
+    assert asked[-1]["seed"] == 3
+    assert kept.names == tuple(f"{k:04d}" for k in (0, 1, 2, 3, 5, 6, 7, 8))
     assert torch.equal(kept.images, goods[[0, 1, 2, 3, 5, 6, 7, 8]])
     assert kept.digest == load_images(kept.images, resolution=32, channels=3).digest
     assert trial.HELD_OUT == 5
@@ -253,7 +371,60 @@ def test_the_command_writes_what_lies_below(
     assert not {"background", "good_images_digest"} & set(plain)
 
 
-# -- what is refused --
+# -- what is refused, or warned of --
+
+
+def test_photos_with_the_defect_are_warned_of(fitted_synth, goods, defects):
+    """Of the fit, and of what judges."""
+    learned, unseen = defects(6), defects(3, seed=3)
+    mixed = torch.cat([goods, learned[0][:2]])
+    with pytest.warns(DataWarning, match=r"^good_images: .*got 2 of 9 photos") as told:
+        fitted_synth.sample(1, good_images=mixed)
+    assert [one.filename for one in told] == [__file__]
+    given = {"n": 6, "extractor": None, "perceptual": None}
+    mixed = torch.cat([goods, unseen[0][:1]])
+    with pytest.warns(DataWarning, match=r"^good_images: .*got 1 of 8 .* real_imgs") as told:
+        fitted_synth.evaluate(*unseen, good_images=mixed, **given)
+    assert [one.filename for one in told] == [__file__]
+
+
+def test_options_of_data_sets_belong_to_good_images(tmp_path, capsys):
+    given = ["sample", "nothing", "-n", "1", "--out", str(tmp_path / "out")]
+    for option in (["--square", "crop"], ["--drop-bad"], ["--layout", "visa"], ["--category", "x"]):
+        assert main([*given, *option]) == 2
+        assert "belong to --good-images" in capsys.readouterr().err
+
+
+def test_oblong_photos_are_cut_as_for_training(fitted_synth, tmp_path, capsys):
+    fitted_synth.save_pretrained(tmp_path / "model", include_backbone=True)
+    (tmp_path / "good").mkdir()
+    for k in range(3):
+        Image.new("RGB", (60, 40), (90 + k, 80, 70)).save(tmp_path / "good" / f"{k}.png")
+    given = ["sample", str(tmp_path / "model"), "-n", "2", "--good-images", str(tmp_path / "good")]
+    assert main([*given, "--out", str(tmp_path / "a")]) == 1
+    assert "--square" in capsys.readouterr().err
+    assert main([*given, "--out", str(tmp_path / "b"), "--square", "crop"]) == 0
+    line = json.loads((tmp_path / "b/metadata.jsonl").read_text().splitlines()[0])
+    assert line["background"] in {"0.png", "1.png", "2.png"}
+
+
+def test_a_wrong_number_is_told_before_photos_are_read(fitted_synth, tmp_path, capsys):
+    fitted_synth.save_pretrained(tmp_path / "model", include_backbone=True)
+    given = ["sample", str(tmp_path / "model"), "-n", "2", "--out", str(tmp_path / "a")]
+    assert main([*given, "--good-images", "nowhere", "--batch-size", "0"]) == 2
+    assert "batch_size" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["photos/good", 1, None])
+def test_on_goods_is_yes_or_no(value, fitted_synth, defects, product):
+    with pytest.raises(ConfigError, match="^on_goods: True or False; got"):
+        downstream_test(
+            fitted_synth,
+            training=defects(6),
+            test=defects(5, seed=3),
+            goods=product(10),
+            on_goods=value,
+        )
 
 
 def test_what_is_no_photo_is_told_by_its_argument(fitted_synth, tmp_path, capsys):
@@ -263,26 +434,46 @@ def test_what_is_no_photo_is_told_by_its_argument(fitted_synth, tmp_path, capsys
     fitted_synth.save_pretrained(tmp_path / "model", include_backbone=True)
     arguments = ["sample", str(tmp_path / "model"), "-n", "1", "--out", str(tmp_path / "out")]
     assert main([*arguments, "--good-images", str(tmp_path / "photos")]) == 1
-    assert capsys.readouterr().err.startswith("defectgen: --good-images: ")
+    assert capsys.readouterr().err.startswith(f"defectgen: {tmp_path / 'photos'}: ")
+    (tmp_path / "photos" / "0.png").write_bytes(b"no picture")
+    assert main([*arguments, "--good-images", str(tmp_path / "photos")]) == 1
+    assert "0.png" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
 def test_photos_read_at_another_size_are_refused(fitted_synth, product):
-    larger = load_images(product(2, resolution=64), resolution=64, channels=3)
-    with pytest.raises(ConfigError, match=r"^good_images: .*\(3, 32, 32\).*\(3, 64, 64\)"):
-        fitted_synth.sample(1, good_images=larger)
+    for size in ({"resolution": 64}, {"channels": 1}):
+        other = load_images(product(2, **size), **{"resolution": 32, "channels": 3, **size})
+        with pytest.raises(ConfigError, match=r"^good_images: .*\(3, 32, 32\).*got \(2, "):
+            fitted_synth.sample(1, good_images=other)
+    none = load_images(product(2), resolution=32, channels=3).only(torch.zeros(2).bool())
+    with pytest.raises(ConfigError, match=r"^good_images: .*got \(0, 3"):
+        fitted_synth.sample(1, good_images=none)
 
 
-def test_masks_that_are_learned_go_on_no_photo(fitted_backbone, tiny, defects, goods):
+def test_masks_that_are_learned_go_on_no_photo(
+    fitted_backbone, tiny, defects, goods, tmp_path, capsys
+):
     synth = DefectSynthesizer(
         fitted_backbone, preset="dfmgan", kimg=0.02, batch_size=4, seed=0, device="cpu", verbose=0
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TrainingWarning)
         synth.fit(*defects(4))
-    for ask in (synth.sample, lambda n, **more: SyntheticDefects(synth, n, **more)):
-        with pytest.raises(ConfigError, match=r"^good_images: .*preset"):
-            ask(1, good_images=goods)
+    with pytest.raises(ConfigError, match=r"^good_images: .*preset"):
+        synth.sample(1, good_images=goods)
+    # Told before anything is read.
+    with pytest.raises(ConfigError, match=r"^good_images: .*preset"):
+        SyntheticDefects(synth, 1, good_images="nowhere")
+    with pytest.raises(ConfigError, match=r"^good_images: .*preset"):
+        synth.evaluate("nowhere", "nowhere", good_images="nowhere")
+    pairs = {"training": ("nowhere", "nowhere"), "test": ("nowhere", "nowhere")}
+    with pytest.raises(ConfigError, match=r"^on_goods: .*preset.*leave on_goods out"):
+        downstream_test(synth, goods="nowhere", on_goods=True, **pairs)
+    synth.save_pretrained(tmp_path / "model", include_backbone=True)
+    given = ["sample", str(tmp_path / "model"), "-n", "1", "--out", str(tmp_path / "out")]
+    assert main([*given, "--good-images", "nowhere"]) == 2
+    assert capsys.readouterr().err.startswith("defectgen: --good-images: only defects")
 
 
 def test_who_was_never_fitted_says_so_first(fitted_backbone, tmp_path):

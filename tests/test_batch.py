@@ -17,7 +17,8 @@ def batch(n: int = 3, channels: int = 3, first: int = 0) -> DefectBatch:
     masks = torch.zeros(n, 1, 4, 6, dtype=torch.bool)
     masks[:, :, 0, 0] = True
     seeds = tuple(range(first, first + n))
-    return DefectBatch(images, masks, 1 - images, tuple("abc"[:n]), seeds)
+    names = tuple(f"{k}.png" for k in seeds)
+    return DefectBatch(images, masks, 1 - images, tuple("abc"[:n]), seeds, names)
 
 
 def test_length_and_defaults() -> None:
@@ -52,6 +53,7 @@ def test_is_frozen() -> None:
         ("normals", torch.zeros(3, 1, 4, 6)),
         ("labels", ("a",)),
         ("seeds", (1, 2)),
+        ("backgrounds", ("a.png", "b.png")),
     ],
 )
 def test_refuses_fields_that_do_not_fit(field: str, value: Tensor | tuple[object, ...]) -> None:
@@ -63,6 +65,7 @@ def test_concat_keeps_order_and_all_fields() -> None:
     joined = DefectBatch.concat([batch(2), batch(3, first=2)])
     assert len(joined) == 5
     assert joined.seeds == (0, 1, 2, 3, 4)
+    assert joined.backgrounds == ("0.png", "1.png", "2.png", "3.png", "4.png")
     assert joined.labels == ("a", "b", "a", "b", "c")
     assert torch.allclose(joined.images[:, 0, 0, 0], torch.arange(5) / 10)
     assert joined.masks is not None
@@ -73,14 +76,17 @@ def test_concat_keeps_order_and_all_fields() -> None:
 
 
 def test_concat_takes_an_empty_batch_without_seeds() -> None:
-    full = DefectBatch(torch.zeros(2, 3, 4, 4), seeds=(5, 6))
+    full = DefectBatch(torch.zeros(2, 3, 4, 4), seeds=(5, 6), backgrounds=("a", "b"))
     empty = DefectBatch(torch.zeros(0, 3, 4, 4))
-    assert DefectBatch.concat([empty, full]).seeds == (5, 6)
+    joined = DefectBatch.concat([empty, full, empty])
+    assert (joined.seeds, joined.backgrounds) == ((5, 6), ("a", "b"))
 
 
-@pytest.mark.parametrize("field", ["masks", "normals", "labels", "seeds"])
+@pytest.mark.parametrize("field", ["masks", "normals", "labels", "seeds", "backgrounds"])
 def test_concat_refuses_a_mixture(field: str) -> None:
-    without = dataclasses.replace(batch(2), **{field: () if field == "seeds" else None})
+    without = dataclasses.replace(
+        batch(2), **{field: () if field in ("seeds", "backgrounds") else None}
+    )
     with pytest.raises(ConfigError, match=f"all or none must have {field}; got 1 of 2"):
         DefectBatch.concat([batch(2), without])
 

@@ -161,6 +161,12 @@ def load_pairs(
     return PairSet(stacked, stacked_masks, files, _digest(stacked, stacked_masks))
 
 
+def count_copies(images: Tensor, *others: Tensor) -> int:
+    """How many of these images, uint8 (N, C, R, R), are among the others, to the byte."""
+    elsewhere = {image.numpy().tobytes() for some in others for image in some}
+    return sum(image.numpy().tobytes() in elsewhere for image in images)
+
+
 def _check(resolution: int | None, channels: int) -> None:
     if resolution is not None:
         check_resolution(resolution)

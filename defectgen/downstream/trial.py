@@ -10,9 +10,10 @@ from torch import Tensor
 
 from defectgen.augment.pipe import AugmentPipe
 from defectgen.augment.policy import AugmentPolicy
+from defectgen.backgrounds import known_of
 from defectgen.batch import DefectBatch
 from defectgen.checks import check_range
-from defectgen.data.images import ImageSet, load_images
+from defectgen.data.images import ImageSet, count_copies, load_images
 from defectgen.data.sources import ImageSource
 from defectgen.downstream.arms import SEEDS, run, sources_of
 from defectgen.downstream.detector import STEPS, Pairs
@@ -74,9 +75,11 @@ def downstream_test(
         ConfigError: a number is out of bounds, or there are too few good photos.
         ImageError, MaskError: listing every unusable file.
     """
-    _check(synth, {"training": training, "test": test}, n, repeats, steps, seed)
+    _check(synth, {"training": training, "test": test}, n, repeats, steps, seed, on_goods)
     # Asked first, drawn last: an object that was never fitted says so before files are read.
     batches = synth.iter_samples(n, seed=seed)
+    if on_goods:
+        known_of(synth.branch_, "on_goods")
     shape = synth.backbone_.fitted().config
     size = shape.resolution, shape.channels
     known = RealPairs(*training, *size, ("training", "training"))
@@ -93,7 +96,7 @@ def downstream_test(
         sources = sources_of(samples.images, cast(Tensor, samples.masks), real, clean, seed)
         test_pairs, test_clean = Pairs(unseen.images, unseen.masks), held.images.float() / 255
         found = _run(synth, sources, clean, test_pairs, test_clean, steps, repeats)
-    facts = {"on_good_images": bool(on_goods), **settings_of(synth, unseen, known)}
+    facts = {"on_goods": on_goods, **settings_of(synth, unseen, known)}
     return _report(found, facts, n=int(n), seed=int(seed), learned=len(learned.images))
 
 
@@ -147,7 +150,13 @@ def _report(
 
 
 def _check(
-    synth: object, pairs: dict[str, object], n: int, repeats: int, steps: int, seed: int
+    synth: object,
+    pairs: dict[str, object],
+    n: int,
+    repeats: int,
+    steps: int,
+    seed: int,
+    on_goods: object,
 ) -> None:
     if not isinstance(synth, DefectSynthesizer):
         raise ConfigError(
@@ -158,6 +167,10 @@ def _check(
             raise ConfigError(
                 f"{name}: two sources, of images and of masks; got {type(pair).__name__}; pass both"
             )
+    if not isinstance(on_goods, bool):
+        raise ConfigError(
+            f"on_goods: True or False; got {on_goods!r}; the photos are those of goods"
+        )
     # One training says nothing of what another one would find.
     least = ("n", n, 1), ("repeats", repeats, 2), ("steps", steps, 1), ("seed", seed, 0)
     for name, value, low in least:
@@ -194,8 +207,7 @@ def _doubts(known: Tensor, unseen: Tensor, learned: Tensor, held: Tensor) -> lis
         ("test_goods", held, (learned, known, unseen)),
         ("goods", learned, (known, unseen)),
     ):
-        elsewhere = {image.numpy().tobytes() for some in others for image in some}
-        copies = sum(image.numpy().tobytes() in elsewhere for image in images)
+        copies = count_copies(images, *others)
         if copies:
             found.append(
                 f"{name}: photos that serve for nothing else here; got {copies} of {len(images)} "

@@ -24,7 +24,7 @@ from defectgen.training.adversarial import draw, principal_codes
 #: Random objects tried as the start of each background's code.
 START_CANDIDATES = 256
 #: A cell of a thumbnail is known from this share of its pixels on; the others become the mean of
-#: their neighborhoods so many times, which is enough for the largest defect.
+#: their neighborhoods so many times, after which a defect of half of the picture is smooth.
 CLEAR, SMOOTHED = 0.25, 200
 
 

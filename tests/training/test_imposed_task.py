@@ -121,7 +121,36 @@ def test_scenes_near_defects_go_on_from_around_if_the_renders_tell_nothing():
     assert ((middle >= ring.amin(-1) - 0.1) & (middle <= ring.amax(-1) + 0.1)).all()
 
 
-@pytest.mark.parametrize(("share", "rendered"), [(0.25, False), (0.35, True)])
+def test_what_a_defect_hides_does_not_count_against_the_renders():
+    images = 0.1 * smooth(6)
+    masks = spots(6, side=32)
+    photos = images.masked_fill(masks, 1.0)
+    near = F.max_pool2d(masks.float(), 3, 1, 1) > 0
+    expected = F.adaptive_avg_pool2d(torch.where(near, images, photos), 16)
+    torch.testing.assert_close(scenes_of(photos, masks, images), expected)
+
+
+def test_what_goes_on_from_around_is_even_where_the_photo_is_and_a_ramp_where_that_is():
+    """Masks that fill cells in part, a large one, and one at the border."""
+    masks = torch.zeros(3, 1, 64, 64, dtype=torch.bool)
+    masks[0, :, 22:35, 25:31] = True
+    masks[1, :, 10:52, 9:51] = True
+    masks[2, :, 0:13, 50:64] = True
+    flat = torch.tensor([-0.5, 0.2, 0.6]).view(3, 1, 1, 1).expand(3, 3, 64, 64)
+    unlike = smooth(3, seed=9) - 0.5
+    found = scenes_of(flat.masked_fill(masks, 1.0), masks, unlike)
+    torch.testing.assert_close(found, flat[..., :16, :16], rtol=0, atol=1e-4)
+    ramp = torch.linspace(-0.8, 0.8, 64).expand(3, 3, 64, 64)
+    found = scenes_of(ramp.masked_fill(masks, 1.0), masks, -ramp)
+    cells = F.adaptive_avg_pool2d(ramp, 16)
+    torch.testing.assert_close(found[:2], cells[:2], rtol=0, atol=0.03)
+    # A pixel around the mask hides, too: of this cell three columns of four are clear.
+    torch.testing.assert_close(found[0, 0, 7, 5], ramp[0, 0, 0, 20:24].mean())
+    hidden = F.max_pool2d(masks.float(), 3, 1, 1)[0, 0, 28:32, 20:24]
+    assert hidden.sum() == 0
+
+
+@pytest.mark.parametrize(("share", "rendered"), [(0.28, False), (0.32, True)])
 def test_renders_count_from_a_share_of_the_variance_on(share, rendered):
     images, masks = smooth(8), spots(8, side=8)
     near = F.max_pool2d(masks.float(), 3, 1, 1)
