@@ -98,7 +98,12 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("metadata", "word"),
-    [({"seed": 1}, "seed"), ({"a": float("nan")}, "JSON"), ({"a": object()}, "JSON")],
+    [
+        ({"seed": 1}, "seed"),
+        ({"background": "a"}, "background"),
+        ({"a": float("nan")}, "JSON"),
+        ({"a": object()}, "JSON"),
+    ],
 )
 def test_bad_metadata_is_refused_before_anything_is_written(tmp_path, metadata, word):
     with pytest.raises(ConfigError, match=word):
