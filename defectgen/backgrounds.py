@@ -44,11 +44,15 @@ class Backgrounds:
     objects: Tensor
     learned: bool
 
-    def picked(self, seeds: Sequence[int]) -> list[int]:
-        """Which photo each sample stands on: that of a sample depends on its seed alone."""
+    def picked(self, seeds: Sequence[int], turn: int = 0) -> list[int]:
+        """A photo for each sample, by its seed alone; another one for each ``turn``."""
         count = len(self.images)
-        draws = [torch.randint(count, (), generator=generator(k, "background")) for k in seeds]
-        return [int(draw) for draw in draws]
+        sources = (generator(k, "background", *([turn] if turn else [])) for k in seeds)
+        return [int(torch.randint(count, (), generator=source)) for source in sources]
+
+    def signed(self, index: Sequence[int]) -> Tensor:
+        """These photos in [-1, 1], (N, C, R, R), on the device of the backbone."""
+        return self.images[list(index)].to(self.objects) / 127.5 - 1
 
 
 def known_of(branch: DefectBranch, name: str = "good_images") -> KnownDefects:

@@ -68,10 +68,14 @@ def moved_pairs(
 
 
 class Placed(NamedTuple):
-    """Masks, bool (N, 1, R, R), and what the branch is shown inside, (N, C, R, R)."""
+    """Masks, bool (N, 1, R, R), what the branch is shown inside, (N, C, R, R), and how unlike.
+
+    That, (N,), is by how much of a scene's contrast the place differs from the mask's own one.
+    """
 
     masks: Tensor
     examples: Tensor
+    unlike: Tensor
 
 
 @torch.no_grad()
@@ -133,11 +137,12 @@ def place_masks(
     lost, pairs = lost.view(count, places), pairs.view(count, places)
     best = choice(score[0], score[1], lost, pairs, still, home.view(count, places))
     best += places * torch.arange(count, device=device)
+    unlike = score[0].flatten()[best]
     images, masks = known.pairs(pairs.flatten()[best])
     masks = masks * enlarged(kept[best], side)
     images, masks = moved_pairs(images, masks, maps[best], fields)
     shown = adapted(images, masks, scenes, contrasts)
-    return Placed(masks, shown * masks)
+    return Placed(masks, shown * masks, unlike)
 
 
 def _rim(masks: Tensor) -> Tensor:

@@ -17,16 +17,20 @@ from defectgen.memory import kept_memory
 from defectgen.morphology import dilated
 from defectgen.moves import moves_from
 from defectgen.networks.defect import DefectBranch, DefectPass, receptive_radius
+from defectgen.networks.known import KnownDefects
 from defectgen.networks.layers import constant_weights
 from defectgen.networks.mapping import CodeMapping, blend
 from defectgen.networks.precision import in_precision, resolve_precision
 from defectgen.networks.synthesis import Generator
-from defectgen.placement import place_masks
+from defectgen.placement import Placed, place_masks
+from defectgen.places import LIKENESS
 from defectgen.rng import SampleNoise, generator, latents, sample_seeds
 from defectgen.sheet import SheetRow, contact_sheet
 
 #: Samples per forward pass unless the caller decides; results do not depend on it.
 SAMPLE_BATCH = 16
+#: Photos tried for each defect where the backbone has not learned the product.
+PHOTOS = 8
 
 
 def to_unit(images: Tensor) -> Tensor:
@@ -95,22 +99,48 @@ def _drawn_on(
     normals: bool,
 ) -> DefectBatch:
     """Defects on photos: whole inside their masks; beside these what they change is added."""
-    picked = backgrounds.picked(seeds)
-    names = tuple(backgrounds.names[k] for k in picked)
-    ground = backgrounds.images[picked].to(network.mapping.w_avg.device) / 127.5 - 1
-    ws, noise = network.broadcast(backgrounds.objects[picked]), SampleNoise(seeds)
-    hook = _planned(network, branch, seeds, psi, ws, ground)
     if backgrounds.learned:
+        picked = backgrounds.picked(seeds)
+        ground = backgrounds.signed(picked)
+        ws, noise = network.broadcast(backgrounds.objects[picked]), SampleNoise(seeds)
+        hook = _planned(network, branch, seeds, psi, ws, ground)
         image = network.synthesis(ws, noise, hook)
         change = image - network.synthesis(ws, noise)
         # Beyond the reach nothing changes, up to what the convolutions of a device may round.
         radius = receptive_radius(branch.resolutions[0], network.config.resolution)
-        near = dilated(hook.mask.to(image.dtype), radius)
-        image = torch.where(hook.mask, image, ground + change * near)
+        masks, beside = hook.mask, change * dilated(hook.mask.to(image.dtype), radius)
+        image = torch.where(masks, image, ground + beside)
     else:  # a part that is not like the photo would shine through the defect
-        image = torch.where(hook.mask, hook.told[0], ground)
+        picked, placed = _on_fitting_photos(backgrounds, network, branch, seeds)
+        ground, masks = backgrounds.signed(picked), placed.masks
+        image = torch.where(masks, placed.examples, ground)
+    names = tuple(backgrounds.names[k] for k in picked)
     twin = to_unit(ground) if normals else None
-    return DefectBatch(to_unit(image), hook.mask.cpu(), twin, None, tuple(seeds), names)
+    return DefectBatch(to_unit(image), masks.cpu(), twin, None, tuple(seeds), names)
+
+
+def _on_fitting_photos(
+    backgrounds: Backgrounds, network: Generator, branch: DefectBranch, seeds: Sequence[int]
+) -> tuple[list[int], Placed]:
+    """Of some photos for each sample the first with a place like the defect's own, or the best.
+
+    For a product of which no two photos show the same things in the same places.
+    """
+    z = latents(seeds, network.config.z_dim, "defect").to(network.mapping.w_avg.device)
+    picked = backgrounds.picked(seeds)
+    best = _placed(branch, seeds, z, backgrounds.signed(picked))
+    for turn in range(1, PHOTOS):
+        others = backgrounds.picked(seeds, turn)
+        tried = _placed(branch, seeds, z, backgrounds.signed(others))
+        better = (best.unlike > LIKENESS) & (tried.unlike < best.unlike)
+        picked = torch.where(better.cpu(), torch.tensor(others), torch.tensor(picked)).tolist()
+        best = Placed(
+            *(
+                torch.where(better.view(-1, *[1] * (new.ndim - 1)), new, old)
+                for new, old in zip(tried, best, strict=True)
+            )
+        )
+    return picked, best
 
 
 def _planned(
@@ -125,18 +155,22 @@ def _planned(
 
     ``ground`` (N, C, R, R): what they are placed on; None takes the base image of the objects.
     """
-    device, noise = ws.device, SampleNoise(seeds)
-    z = latents(seeds, network.config.z_dim, "defect").to(device)
-    defects = branch.broadcast(branch.mapping(z, psi=psi))
+    z = latents(seeds, network.config.z_dim, "defect").to(ws.device)
+    defects, noise = branch.broadcast(branch.mapping(z, psi=psi)), SampleNoise(seeds)
     if branch.known is None:
         return branch.start(defects, noise)
-    base, sources = network.synthesis.base, [generator(seed, "place") for seed in seeds]
+    base = network.synthesis.base
     scene = None if base is None else base(ws[:, 0])
-    moves = moves_from(branch.config.moves)
-    weights = blend(z, cast(CodeMapping, branch.mapping).keys)
-    c, here = branch.config, scene if ground is None else ground
-    masks, example = place_masks(branch.known, moves, weights, here, sources, c.places, bend=c.bend)
+    masks, example, _ = _placed(branch, seeds, z, scene if ground is None else ground)
     return branch.start(defects, noise, masks, (example,) if scene is None else (example, scene))
+
+
+def _placed(branch: DefectBranch, seeds: Sequence[int], z: Tensor, here: Tensor | None) -> Placed:
+    """Masks of a branch that knows some, for defects z (N, Z), on these pictures (N, C, R, R)."""
+    known, c = cast(KnownDefects, branch.known), branch.config
+    weights = blend(z, cast(CodeMapping, branch.mapping).keys)
+    sources = [generator(seed, "place") for seed in seeds]
+    return place_masks(known, moves_from(c.moves), weights, here, sources, c.places, bend=c.bend)
 
 
 def iter_defects(

@@ -28,8 +28,9 @@ from defectgen.networks.defect import DefectBranch, receptive_radius
 from defectgen.networks.known import thumbnail
 from defectgen.networks.synthesis import SynthesisNetwork
 from defectgen.placement import place_masks
+from defectgen.places import LIKENESS
 from defectgen.rng import latents, no_noise
-from defectgen.sampling import draw_defects
+from defectgen.sampling import PHOTOS, draw_defects
 from defectgen.writer import write_samples
 
 
@@ -104,30 +105,61 @@ def test_inside_its_mask_a_defect_is_drawn_whole_and_not_added_to_the_photo(
     assert not torch.allclose(images[masks.expand_as(images)], added[masks.expand_as(added)])
 
 
-def test_a_part_unlike_the_photos_does_not_shine_through_their_defects(
-    fitted_synth, goods, monkeypatch
-):
-    """Of a backbone that has not learned the product only the placed example is drawn."""
+@pytest.fixture
+def unlearned(fitted_synth):
+    """A branch whose photos are unlike all that the backbone draws."""
     source = torch.Generator().manual_seed(0)
-    strange = F.interpolate(torch.rand(6, 3, 4, 4, generator=source), size=32).mul(255).byte()
-    shown = []
+    strange = F.interpolate(torch.rand(6, 3, 4, 4, generator=source), size=32)
+    branch = copy.deepcopy(fitted_synth.branch_)
+    branch.known.set(branch.known.masks > 0, 2 * strange - 1, branch.known.scenes)
+    return branch
 
-    def placed(*arguments, **given):
-        shown.append(place_masks(*arguments, **given))
+
+def test_a_part_unlike_the_photos_does_not_shine_through_their_defects(
+    unlearned, fitted_synth, goods, monkeypatch
+):
+    """Only the example is drawn, on the first photo with a place like its own, or the best."""
+    shown, scenes = [], []
+
+    def placed(known, moves, weights, scene, *more, **given):
+        scenes.append(scene)
+        shown.append(place_masks(known, moves, weights, scene, *more, **given))
         return shown[-1]
 
     monkeypatch.setattr("defectgen.sampling.place_masks", placed)
-    network, branch = fitted_synth.backbone_.fitted(), copy.deepcopy(fitted_synth.branch_)
-    masks = branch.known.masks > 0
-    branch.known.set(masks, strange.float() / 127.5 - 1, branch.known.scenes)
-    found = find_backgrounds(network, branch, goods)
+    network = fitted_synth.backbone_.fitted()
+    found = find_backgrounds(network, unlearned, goods)
     assert not found.learned
-    batch = draw_defects(network, branch, range(4), 1.0, normals=True, backgrounds=found)
+    batch = draw_defects(network, unlearned, range(12), 1.0, normals=True, backgrounds=found)
     images, masks, normals = batch.triplets()
-    ((places, examples),) = shown
-    assert torch.equal(masks, places)
-    expected = torch.where(masks, (examples + 1) / 2, normals)
-    torch.testing.assert_close(images, expected, rtol=0, atol=1e-6)
+    assert len(shown) == PHOTOS
+    chosen = []
+    for index in range(12):
+        unlike = [float(one.unlike[index]) for one in shown]
+        like = [turn for turn, value in enumerate(unlike) if value <= LIKENESS]
+        turn = like[0] if like else unlike.index(min(unlike))
+        chosen.append((turn, bool(like)))
+        photo = (scenes[turn][index] + 1) / 2
+        torch.testing.assert_close(normals[index], photo, rtol=0, atol=1e-6)
+        named = goods[int(batch.backgrounds[index])].float() / 255
+        torch.testing.assert_close(normals[index], named, rtol=0, atol=1e-6)
+        assert torch.equal(masks[index], shown[turn].masks[index])
+        example = (shown[turn].examples[index] + 1) / 2
+        expected = torch.where(masks[index], example, photo)
+        torch.testing.assert_close(images[index], expected, rtol=0, atol=1e-6)
+    assert {like for _, like in chosen} == {True, False}
+    assert len({turn for turn, _ in chosen}) > 2
+
+
+def test_which_photo_fits_depends_on_the_seed_and_not_on_the_batch(unlearned, fitted_synth, goods):
+    network = fitted_synth.backbone_.fitted()
+    found = find_backgrounds(network, unlearned, goods)
+    whole = draw_defects(network, unlearned, range(6), 1.0, normals=True, backgrounds=found)
+    for seed in (0, 4):
+        alone = draw_defects(network, unlearned, [seed], 1.0, normals=True, backgrounds=found)
+        assert alone.backgrounds == whole.backgrounds[seed : seed + 1]
+        torch.testing.assert_close(alone.images[0], whole.images[seed], rtol=0, atol=1e-4)
+        assert torch.equal(alone.masks[0], whole.masks[seed])
 
 
 def test_what_is_learned_is_of_the_defects_photos_and_not_of_the_good_ones(fitted_synth, goods):

@@ -160,7 +160,7 @@ class ImposedTask(DefectTask):
         weights, scene = blend(z, keys), self._scene(objects)
         c = self.branch.config
         places = min(c.places, LEARNING_PLACES)
-        masks, example = place_masks(
+        masks, example, _ = place_masks(
             self.known, self.moves, weights, scene, [source], places, bend=c.bend
         )
         return self._draw(objects, defects, masks, example), masks
