@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,7 +88,7 @@ def write_samples(
     check_empty(root)
     places = {k: (at.format(defect=defect), end) for k, (at, end) in LAYOUTS[layout].items()}
     root.mkdir(parents=True, exist_ok=True)
-    count, known = 0, cast(dict[str, str], {})
+    count, known = 0, dict[str, str]()
     with atomic_file(root / METADATA_NAME) as temporary, temporary.open("w", encoding="utf-8") as f:
         for batch in batches:
             again = known if layout == "mvtec" else None
@@ -118,11 +118,12 @@ def _write_batch(
         for part, array in arrays.items():
             folder, end = places[part]
             name = f"{folder}/{first + index:06d}{end}.png"
+            shown = name
             if part == "normals" and known is not None and batch.backgrounds:
-                name = known.setdefault(batch.backgrounds[index], name)
-            if not (root / name).exists():
+                shown = known.setdefault(batch.backgrounds[index], name)
+            if shown == name:
                 _save(array[index], root / name)
-            files[part.removesuffix("s")] = name
+            files[part.removesuffix("s")] = shown
         line = {**files, **record, "library_version": __version__, **metadata}
         lines.write(json.dumps(line, allow_nan=False) + "\n")
     return len(batch)

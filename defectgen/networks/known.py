@@ -28,7 +28,7 @@ VISIBLE, STRONGER = 40 / 255, 2.0
 #: is seen however faint it is; stronger its grain would be another one, and it would show a bend.
 REGION = 0.3
 #: Share of the variance of photos that renders of the parts most like them have to tell, or the
-#: backbone has not learned the product. Measured at 64 px: circuits -0.1 and 0.1, all others 0.6 to
+#: backbone has not learned the product. Measured at 64 px: circuits -0.1 to 0.2, all others 0.6 to
 #: 1.0.
 TOLD = 0.3
 #: While a branch learns, an example is shown at one of so many levels, see `coarser`.
