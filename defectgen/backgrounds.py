@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,8 +20,8 @@ from defectgen.networks.synthesis import Generator
 from defectgen.rng import generator, latents, no_noise, sample_seeds
 
 #: Good parts of the backbone among which each photo finds the one most like it; fewer where it has
-#: no base image, and each has to be rendered.
-CANDIDATES, RENDERED = 256, 32
+#: no base image, and each has to be rendered, so many at once.
+CANDIDATES, RENDERED, AT_ONCE = 256, 32, 8
 
 #: Good photos, or what was read from them before.
 GoodImages = ImageSource | ImageSet
@@ -34,7 +33,8 @@ class Backgrounds:
 
     Attributes:
         images: uint8 (n, C, R, R), on the CPU.
-        names: the file name of each, or its position; no two are equal.
+        names: the file name of each, or its position; with the position in brackets where names
+            repeat, so that no two are equal.
         objects: (n, W), latents of the good part most like each photo, on the backbone's device.
         learned: whether the backbone's parts are like those of the defect's photos.
     """
@@ -45,7 +45,7 @@ class Backgrounds:
     learned: bool
 
     def picked(self, seeds: Sequence[int], turn: int = 0) -> list[int]:
-        """A photo for each sample, by its seed alone; another one for each ``turn``."""
+        """A photo for each sample, by its seed alone; drawn anew for each ``turn``."""
         count = len(self.images)
         sources = (generator(k, "background", *([turn] if turn else [])) for k in seeds)
         return [int(torch.randint(count, (), generator=source)) for source in sources]
@@ -80,10 +80,12 @@ def read_photos(network: Generator, source: GoodImages, name: str = "good_images
     if not isinstance(source, ImageSet):
         return load_images(source, resolution=side, channels=channels, name=name)
     images = source.images
-    if images.shape[1:] != (channels, side, side) or not len(images):
+    if not len(images):
+        raise ConfigError(f"{name}: at least one photo; got none; pass some")
+    if images.shape[1:] != (channels, side, side):
         raise ConfigError(
             f"{name}: images of the backbone's size {(channels, side, side)}; got "
-            f"{tuple(images.shape)}; load them with its resolution and channels"
+            f"{tuple(images.shape[1:])}; load them with its resolution and channels"
         )
     return source
 
@@ -104,15 +106,18 @@ def find_backgrounds(network: Generator, branch: DefectBranch, source: GoodImage
             DataWarning,
             stacklevel=4,  # of whoever asks for samples
         )
-    times = Counter(data.names)
-    names = (n if times[n] == 1 else f"{n} [{k}]" for k, n in enumerate(data.names))
+    names = data.names
+    if len(set(names)) < len(names):
+        names = tuple(f"{name} [{k}]" for k, name in enumerate(names))
     objects, parts = _parts(network)
-    photos = torch.cat([_thumbnails(image[None], parts) for image in data.images])
-    seen = torch.ones_like(photos[:, :1])
-    pairs, masks = known.pairs(torch.arange(len(known.masks), device=parts.device))
-    clear = (thumbnail(masks) == 0).to(parts.dtype)
-    learned = told(thumbnail(pairs), parts[_nearest(thumbnail(pairs), clear, parts)], clear)
-    return Backgrounds(data.images, tuple(names), objects[_nearest(photos, seen, parts)], learned)
+    photos, seen = _thumbnails(data.images, parts), parts.new_ones(len(data.images), 1, 1, 1)
+    nearest = _nearest(photos, seen, parts)
+    # Told by the photos of the defect, so that no picture among the good ones changes the others.
+    pairs, clear = _thumbnails(known.images, parts), _clear(known.masks, parts)
+    learned = told(pairs, parts[_nearest(pairs, clear, parts)], clear)
+    if not clear.any():  # the defect hides them whole
+        learned = told(photos, parts[nearest])
+    return Backgrounds(data.images, names, objects[nearest], learned)
 
 
 @torch.no_grad()
@@ -124,13 +129,22 @@ def _parts(network: Generator) -> tuple[Tensor, Tensor]:
     if base is not None:
         return w, thumbnail(base(w))
     with kept_memory(), constant_weights(network):
-        drawn = network.synthesis(network.broadcast(w), no_noise)
-    return w, thumbnail(drawn)
+        drawn = [
+            thumbnail(network.synthesis(network.broadcast(some), no_noise))
+            for some in torch.split(w, AT_ONCE)
+        ]
+    return w, torch.cat(drawn)
 
 
 def _thumbnails(images: Tensor, like: Tensor) -> Tensor:
-    """Images uint8 (N, C, R, R) as thumbnails in [-1, 1]."""
-    return thumbnail(images.to(like) / 127.5 - 1)
+    """Images uint8 (N, C, R, R) as thumbnails in [-1, 1]; one by one, for all would take much."""
+    return torch.cat([thumbnail(image[None].to(like) / 127.5 - 1) for image in images])
+
+
+def _clear(masks: Tensor, like: Tensor) -> Tensor:
+    """Which cells no defect hides, 0 or 1, (N, 1, S, S)."""
+    covers = torch.cat([thumbnail(mask[None].to(like)) for mask in masks])
+    return (covers == 0).to(like)
 
 
 def _nearest(thumbnails: Tensor, seen: Tensor, parts: Tensor) -> Tensor:

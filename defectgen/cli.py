@@ -121,11 +121,11 @@ def _sample(arguments: argparse.Namespace) -> None:
             f"--defect: belongs to --format mvtec; got {arguments.defect!r} with --format "
             f"{arguments.format}; leave it out, or add --format mvtec"
         )
-    given = arguments.category or arguments.square or arguments.drop_bad
-    if arguments.good_images is None and (given or arguments.layout != "auto"):
+    usual = {"layout": "auto", "category": None, "square": None, "drop_bad": False}
+    lone = [f"--{k.replace('_', '-')}" for k, v in usual.items() if getattr(arguments, k) != v]
+    if lone and arguments.good_images is None:
         raise ConfigError(
-            "--layout, --category, --square, --drop-bad: belong to --good-images; got one of them "
-            "alone; leave it out, or add --good-images"
+            f"{lone[0]}: belongs to --good-images; got it alone; leave it out, or add --good-images"
         )
     check_range("-n", arguments.n, low=1, integer=True)
     check_empty(Path(arguments.out), "--out")

@@ -82,13 +82,14 @@ class Evaluated:
         features = _found(extractor, find_extractor, "extractor", synth.verbose)
         distance = _found(perceptual, st_lpips, "perceptual", synth.verbose)
         # Asked first, drawn last: an object that was never fitted says so before files are read.
-        shape, photos = synth._fitted()[0].config, _photos(synth, good_images)
+        shape, photos = synth._fitted()[0].config, _photos(synth, good_images, seed)
         batches = synth.iter_samples(n, return_normals=True, good_images=photos, seed=seed)
         size = side, _ = shape.resolution, shape.channels
         real = RealPairs(real_imgs, real_masks, *size, ("real_imgs", "real_masks"))
         names = "training", "training"
         known = None if training is None else RealPairs(*training, *size, names)
         warn_of_mixtures(synth.config_["data"]["digest"], "real_imgs", real, known)
+        _warn_of_test(photos, real)
         images, masks, normals = DefectBatch.concat(list(batches)).triplets()
         drawn = {"generated": (images.float(), masks, normals.float())}
         if known is not None:
@@ -105,7 +106,6 @@ class Evaluated:
             table.diversity(distance)
         settings = {"samples": n, "seed": seed, **settings_of(synth, real, known)}
         if photos is not None:
-            _warn_of_test(photos, real)
             settings["good_images_digest"] = photos.digest
         return Evaluation(scores=table.scores, errors=table.errors, settings=settings)
 
@@ -151,19 +151,20 @@ def evaluate_backbone(
     )
 
 
-def _photos(synth: DefectSynthesizer, good_images: GoodImages | None) -> ImageSet | None:
+def _photos(synth: DefectSynthesizer, good_images: GoodImages | None, seed: int) -> ImageSet | None:
     """What the samples are drawn on, if on photos."""
     if good_images is None:
         return None
+    synth.iter_samples(0, seed=seed)  # a wrong number is told before photos are read
     network, branch = synth._fitted()
     known_of(branch)
     return read_photos(network, good_images)
 
 
-def _warn_of_test(photos: ImageSet, real: RealPairs) -> None:
+def _warn_of_test(photos: ImageSet | None, real: RealPairs) -> None:
     """Say so if samples are drawn on the defects that judge them."""
-    copies = count_copies(photos.images, real.bytes)
-    if copies:
+    copies = 0 if photos is None else count_copies(photos.images, real.bytes)
+    if photos is not None and copies:
         warnings.warn(
             f"good_images: parts without a defect; got {copies} of {len(photos.images)} that are "
             "also among real_imgs, so scores mislead; pass others",

@@ -71,7 +71,7 @@ def draw_defects(
 ) -> DefectBatch:
     """One batch: the same object latents and noise with and without the defect.
 
-    With ``backgrounds`` the defects stand on these photos, of which the twins then are.
+    With ``backgrounds`` the defects stand on these photos, which are then the twins.
     """
     device = network.mapping.w_avg.device
     if not seeds:
@@ -130,6 +130,8 @@ def _on_fitting_photos(
     picked = backgrounds.picked(seeds)
     best = _placed(branch, seeds, z, backgrounds.signed(picked))
     for turn in range(1, PHOTOS):
+        if not bool((best.unlike > LIKENESS).any()):
+            break
         others = backgrounds.picked(seeds, turn)
         tried = _placed(branch, seeds, z, backgrounds.signed(others))
         better = (best.unlike > LIKENESS) & (tried.unlike < best.unlike)

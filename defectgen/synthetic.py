@@ -42,7 +42,7 @@ class SyntheticDefects(Dataset[dict[str, Any]]):
         seed: of the first one.
         label: what every sample is called, for example the number of its class.
         truncation_psi: 1 for the full variety, 0 for the mean part and mean defect; known masks and
-            their places vary as before, and so do ``good_images``.
+            their places vary as before. On ``good_images`` the parts do, too.
         good_images: draw the defects on these photos instead, as in `DefectSynthesizer.sample`.
 
     Each item is a dict: ``image`` float32 (C, R, R) in [0, 1], ``mask`` bool (1, R, R), ``label``,

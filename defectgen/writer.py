@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -88,11 +89,10 @@ def write_samples(
     check_empty(root)
     places = {k: (at.format(defect=defect), end) for k, (at, end) in LAYOUTS[layout].items()}
     root.mkdir(parents=True, exist_ok=True)
-    count, known = 0, dict[str, str]()
+    count, shown = 0, dict[tuple[str, bytes], str]() if layout == "mvtec" else None
     with atomic_file(root / METADATA_NAME) as temporary, temporary.open("w", encoding="utf-8") as f:
         for batch in batches:
-            again = known if layout == "mvtec" else None
-            count += _write_batch(batch, root, count, metadata, f, places, again)
+            count += _write_batch(batch, root, count, metadata, f, places, shown)
     return count
 
 
@@ -103,12 +103,12 @@ def _write_batch(
     metadata: Mapping[str, Any],
     lines: TextIO,
     places: Mapping[str, tuple[str, str]],
-    known: dict[str, str] | None,
+    shown: dict[tuple[str, bytes], str] | None,
 ) -> int:
     """Write one batch whose samples are numbered from ``first``; return how many there were.
 
-    ``known``: by the good photo below a sample the normal that shows it, which is not written
-    again; None writes one for each sample.
+    ``shown``: by name and content of a good photo below samples the normal that shows it, which is
+    not written again; None writes one for each sample.
     """
     arrays = batch.numpy()
     for part in arrays:
@@ -118,12 +118,13 @@ def _write_batch(
         for part, array in arrays.items():
             folder, end = places[part]
             name = f"{folder}/{first + index:06d}{end}.png"
-            shown = name
-            if part == "normals" and known is not None and batch.backgrounds:
-                shown = known.setdefault(batch.backgrounds[index], name)
-            if shown == name:
+            there = name
+            if part == "normals" and shown is not None and batch.backgrounds:
+                content = hashlib.sha256(array[index].tobytes()).digest()
+                there = shown.setdefault((batch.backgrounds[index], content), name)
+            if there == name:
                 _save(array[index], root / name)
-            files[part.removesuffix("s")] = shown
+            files[part.removesuffix("s")] = there
         line = {**files, **record, "library_version": __version__, **metadata}
         lines.write(json.dumps(line, allow_nan=False) + "\n")
     return len(batch)

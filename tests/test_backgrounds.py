@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import warnings
 
@@ -160,6 +161,16 @@ def test_which_photo_fits_depends_on_the_seed_and_not_on_the_batch(unlearned, fi
         assert alone.backgrounds == whole.backgrounds[seed : seed + 1]
         torch.testing.assert_close(alone.images[0], whole.images[seed], rtol=0, atol=1e-4)
         assert torch.equal(alone.masks[0], whole.masks[seed])
+
+
+def test_where_a_defect_hides_all_its_photos_the_good_ones_tell(unlearned, fitted_synth, goods):
+    network, known = fitted_synth.backbone_.fitted(), unlearned.known
+    assert not find_backgrounds(network, unlearned, goods).learned
+    known.masks.fill_(1)
+    assert find_backgrounds(network, unlearned, goods).learned
+    source = torch.Generator().manual_seed(0)
+    noise = torch.randint(256, goods.shape, dtype=torch.uint8, generator=source)
+    assert not find_backgrounds(network, unlearned, noise).learned
 
 
 def test_what_is_learned_is_of_the_defects_photos_and_not_of_the_good_ones(fitted_synth, goods):
@@ -325,7 +336,7 @@ def test_names_of_equal_files_are_told_apart(fitted_synth, goods, tmp_path):
         paths.append(tmp_path / str(index) / ("same.png" if index else "own.png"))
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(paths[-1])
     batch = next(fitted_synth.iter_samples(16, return_normals=True, good_images=paths, seed=0))
-    order = {"own.png": 0, "same.png [1]": 1, "same.png [2]": 2}
+    order = {"own.png [0]": 0, "same.png [1]": 1, "same.png [2]": 2}
     assert set(batch.backgrounds) == set(order)
     assert torch.equal(bytes_of(batch.normals), goods[[order[n] for n in batch.backgrounds]])
 
@@ -341,6 +352,10 @@ def test_each_photo_is_written_once_in_the_folders_of_mvtec(fitted_synth, goods,
     for line in lines:
         normal = load_images([tmp_path / "a" / line["normal"]], resolution=32, channels=3)
         assert torch.equal(normal.images[0], goods[int(line["background"])])
+    others = fitted_synth.iter_samples(2, **{**given, "good_images": goods[3:4]})
+    both = itertools.chain(fitted_synth.iter_samples(12, **given), others)
+    write_samples(both, tmp_path / "c", metadata={}, layout="mvtec")  # of equal names
+    assert len(list((tmp_path / "c/train/good").iterdir())) == len(there) + 1
     write_samples(fitted_synth.iter_samples(12, **given), tmp_path / "b", metadata={})
     assert len(list((tmp_path / "b/normals").iterdir())) == 12  # beside each image its own
 
@@ -413,6 +428,9 @@ def test_photos_with_the_defect_are_warned_of(fitted_synth, goods, defects):
     with pytest.warns(DataWarning, match=r"^good_images: .*got 2 of 9 photos") as told:
         fitted_synth.sample(1, good_images=mixed)
     assert [one.filename for one in told] == [__file__]
+    with pytest.warns(DataWarning, match=r"^good_images: .*got 2 of 9 photos") as told:
+        fitted_synth.iter_samples(1, good_images=mixed)
+    assert [one.filename for one in told] == [__file__]
     given = {"n": 6, "extractor": None, "perceptual": None}
     mixed = torch.cat([goods, unseen[0][:1]])
     with pytest.warns(DataWarning, match=r"^good_images: .*got 1 of 8 .* real_imgs") as told:
@@ -422,9 +440,10 @@ def test_photos_with_the_defect_are_warned_of(fitted_synth, goods, defects):
 
 def test_options_of_data_sets_belong_to_good_images(tmp_path, capsys):
     given = ["sample", "nothing", "-n", "1", "--out", str(tmp_path / "out")]
-    for option in (["--square", "crop"], ["--drop-bad"], ["--layout", "visa"], ["--category", "x"]):
+    for option in (["--square", "crop"], ["--drop-bad"], ["--layout", "visa"], ["--category", ""]):
         assert main([*given, *option]) == 2
-        assert "belong to --good-images" in capsys.readouterr().err
+        err = capsys.readouterr().err
+        assert err.startswith(f"defectgen: {option[0]}: belongs to --good-images")
 
 
 def test_oblong_photos_are_cut_as_for_training(fitted_synth, tmp_path, capsys):
@@ -476,10 +495,10 @@ def test_what_is_no_photo_is_told_by_its_argument(fitted_synth, tmp_path, capsys
 def test_photos_read_at_another_size_are_refused(fitted_synth, product):
     for size in ({"resolution": 64}, {"channels": 1}):
         other = load_images(product(2, **size), **{"resolution": 32, "channels": 3, **size})
-        with pytest.raises(ConfigError, match=r"^good_images: .*\(3, 32, 32\).*got \(2, "):
+        with pytest.raises(ConfigError, match=r"^good_images: .*\(3, 32, 32\).*got \([13], "):
             fitted_synth.sample(1, good_images=other)
     none = load_images(product(2), resolution=32, channels=3).only(torch.zeros(2).bool())
-    with pytest.raises(ConfigError, match=r"^good_images: .*got \(0, 3"):
+    with pytest.raises(ConfigError, match=r"^good_images: at least one photo"):
         fitted_synth.sample(1, good_images=none)
 
 
@@ -497,6 +516,8 @@ def test_masks_that_are_learned_go_on_no_photo(
     # Told before anything is read.
     with pytest.raises(ConfigError, match=r"^good_images: .*preset"):
         SyntheticDefects(synth, 1, good_images="nowhere")
+    with pytest.raises(ConfigError, match=r"^seed: "):
+        synth.evaluate("nowhere", "nowhere", good_images="nowhere", seed=-1)
     with pytest.raises(ConfigError, match=r"^good_images: .*preset"):
         synth.evaluate("nowhere", "nowhere", good_images="nowhere")
     pairs = {"training": ("nowhere", "nowhere"), "test": ("nowhere", "nowhere")}

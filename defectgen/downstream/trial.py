@@ -169,7 +169,7 @@ def _check(
             )
     if not isinstance(on_goods, bool):
         raise ConfigError(
-            f"on_goods: True or False; got {on_goods!r}; the photos are those of goods"
+            f"on_goods: True or False; got {on_goods!r}; pass True, and the photos as goods"
         )
     # One training says nothing of what another one would find.
     least = ("n", n, 1), ("repeats", repeats, 2), ("steps", steps, 1), ("seed", seed, 0)
