@@ -274,10 +274,10 @@ def test_a_short_run_is_kept_and_goes_on(tiles, tiny, tmp_path, monkeypatch, cap
     assert {"generated", "copy-paste", "good twins"} <= set(record["scores"]["kid@lite0"])
     assert record["time"]["minutes"] > 0
     placed = first["scores/on-photos/magnetic_tile/crack/0"]
-    assert placed["settings"]["good_images"].startswith("sha256:")
+    assert placed["settings"]["good_images_digest"].startswith("sha256:")
     assert placed["settings"]["model"] == record["settings"]["model"]
     assert placed["time"] == record["time"]
-    assert "good_images" not in record["settings"]
+    assert "good_images_digest" not in record["settings"]
     (fit,) = (tmp_path / "cache" / "fits" / "default").glob("*-sheet.png")
     assert fit.is_file()
     goods = first["goods/plain/tile/0"]
