@@ -64,7 +64,7 @@ SETS = {
 }
 #: Sets on which nothing was chosen up to f6d2346: what other defects and products may expect. Since
 #: then `known.REGION` (on the uneven tiles) and, on circuits, what warns of a poor backbone and how
-#: defects are drawn on photos without a good one (`known.TOLD`, `sampling.PHOTOS`) were.
+#: defects are drawn on photos without a good one (`known.EXPLAINED`, `sampling.PHOTOS`) were.
 UNSEEN = {
     "magnetic_tile/blowhole": ("tile", "blowhole"),
     "magnetic_tile/uneven": ("tile", "uneven"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from defectgen.data.images import ImageSet
 from defectgen.data.sampler import InfiniteSampler
 from defectgen.errors import TrainingWarning
 from defectgen.estimator import Run, to_signed
-from defectgen.messages import say
+from defectgen.messages import say, warn
 from defectgen.metrics.swd import level_distances, patch_distance
 from defectgen.networks.discriminator import Discriminator
 from defectgen.networks.precision import in_precision
@@ -190,11 +189,10 @@ def warn_if_far(network: Generator, images: Tensor, kimg: float) -> None:
         sums = sums + torch.tensor([level_distances(others, one) for one in (drawn, some)])
     ratio = float((sums[0] / sums[1].clamp_min(SPLITS * NOTHING)).max())
     if ratio > FAR:
-        warnings.warn(
+        warn(
             "good_images: samples should be about as near to the photos as these are to one "
             f"another; got {ratio:.1f} times as far (distance of patches), so the backbone has not "
             "learned the product, and defects on it will look no better; open a contact sheet, and "
             f"train longer: kimg={2 * kimg:g}",
             TrainingWarning,
-            stacklevel=4,  # warn_if_far, _fit, fit: whoever called that
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,8 +12,9 @@ from defectgen.data.images import ImageSet, count_copies, load_images
 from defectgen.data.sources import ImageSource
 from defectgen.errors import ConfigError, DataWarning
 from defectgen.memory import kept_memory
+from defectgen.messages import warn
 from defectgen.networks.defect import DefectBranch
-from defectgen.networks.known import KnownDefects, thumbnail, told
+from defectgen.networks.known import KnownDefects, explained, thumbnail
 from defectgen.networks.layers import constant_weights
 from defectgen.networks.synthesis import Generator
 from defectgen.rng import generator, latents, no_noise, sample_seeds
@@ -69,13 +69,16 @@ def known_of(branch: DefectBranch, name: str = "good_images") -> KnownDefects:
     return branch.known
 
 
-def read_photos(network: Generator, source: GoodImages, name: str = "good_images") -> ImageSet:
+def read_photos(
+    network: Generator, branch: DefectBranch, source: GoodImages, name: str = "good_images"
+) -> ImageSet:
     """Good photos at the size of a backbone; ``name`` is the argument as the user wrote it.
 
     Raises:
         ImageError: listing every unusable image.
-        ConfigError: photos that were read at another size.
+        ConfigError: photos that were read at another size, or a branch as in `known_of`.
     """
+    known_of(branch, name)
     channels, side = network.config.channels, network.config.resolution
     if not isinstance(source, ImageSet):
         return load_images(source, resolution=side, channels=channels, name=name)
@@ -96,15 +99,13 @@ def find_backgrounds(network: Generator, branch: DefectBranch, source: GoodImage
     Warns:
         DataWarning: photos of which the defect was learned are among them.
     """
-    known = known_of(branch)
-    data = read_photos(network, source)
+    data, known = read_photos(network, branch, source), known_of(branch)
     copies = count_copies(data.images, known.images.cpu())
     if copies:
-        warnings.warn(
+        warn(
             f"good_images: parts without a defect; got {copies} of {len(data.images)} photos from "
             "which the defect was learned, which no mask of a sample would tell; leave these out",
             DataWarning,
-            stacklevel=4,  # of whoever asks for samples
         )
     names = data.names
     if len(set(names)) < len(names):
@@ -112,11 +113,11 @@ def find_backgrounds(network: Generator, branch: DefectBranch, source: GoodImage
     objects, parts = _parts(network)
     photos, seen = _thumbnails(data.images, parts), parts.new_ones(len(data.images), 1, 1, 1)
     nearest = _nearest(photos, seen, parts)
-    # Told by the photos of the defect, so that no picture among the good ones changes the others.
+    # By the photos of the defect, so that no picture among the good ones changes the others.
     pairs, clear = _thumbnails(known.images, parts), _clear(known.masks, parts)
-    learned = told(pairs, parts[_nearest(pairs, clear, parts)], clear)
+    learned = explained(pairs, parts[_nearest(pairs, clear, parts)], clear)
     if not clear.any():  # the defect hides them whole
-        learned = told(photos, parts[nearest])
+        learned = explained(photos, parts[nearest])
     return Backgrounds(data.images, names, objects[nearest], learned)
 
 

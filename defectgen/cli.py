@@ -149,7 +149,7 @@ def _sample(arguments: argparse.Namespace) -> None:
     if arguments.good_images is not None:
         known_of(synth.branch_, "--good-images")
         found = training_images(arguments, "--good-images")
-        photos = read_photos(synth.backbone_.fitted(), found, "--good-images")
+        photos = read_photos(synth.backbone_.fitted(), synth.branch_, found, "--good-images")
         batches = draw(good_images=photos)
     metadata = {
         "truncation_psi": arguments.truncation_psi,

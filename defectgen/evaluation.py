@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar, cast
 
@@ -11,13 +10,13 @@ from torch import Tensor
 
 from defectgen import __version__
 from defectgen.backbone import Backbone
-from defectgen.backgrounds import GoodImages, known_of, read_photos
+from defectgen.backgrounds import GoodImages, read_photos
 from defectgen.batch import DefectBatch
 from defectgen.checks import check_range
 from defectgen.data.images import ImageSet, count_copies
 from defectgen.data.sources import ImageSource
 from defectgen.errors import ConfigError, DataWarning
-from defectgen.messages import say
+from defectgen.messages import say, warn
 from defectgen.metrics.change import agreement, drift
 from defectgen.metrics.distances import density_coverage, kid, memorization
 from defectgen.metrics.diversity import ic_lpips, masked_diversity
@@ -156,20 +155,17 @@ def _photos(synth: DefectSynthesizer, good_images: GoodImages | None, seed: int)
     if good_images is None:
         return None
     synth.iter_samples(0, seed=seed)  # a wrong number is told before photos are read
-    network, branch = synth._fitted()
-    known_of(branch)
-    return read_photos(network, good_images)
+    return read_photos(*synth._fitted(), good_images)
 
 
 def _warn_of_test(photos: ImageSet | None, real: RealPairs) -> None:
     """Say so if samples are drawn on the defects that judge them."""
     copies = 0 if photos is None else count_copies(photos.images, real.bytes)
     if photos is not None and copies:
-        warnings.warn(
+        warn(
             f"good_images: parts without a defect; got {copies} of {len(photos.images)} that are "
             "also among real_imgs, so scores mislead; pass others",
             DataWarning,
-            stacklevel=3,  # this one, evaluate
         )
 
 

@@ -1,9 +1,11 @@
-"""What `fit` tells its user: a log line where logging shows it, else a line on stderr."""
+"""What a user is told: lines of `fit`, in a log or on stderr, and warnings in his own file."""
 
 from __future__ import annotations
 
 import logging
 import sys
+import warnings
+from types import FrameType
 
 logger = logging.getLogger("defectgen")
 
@@ -24,3 +26,20 @@ def say(text: str, verbose: int) -> None:
         from tqdm.auto import tqdm
 
         tqdm.write(text, file=sys.stderr)
+
+
+def warn(text: str, category: type[Warning]) -> None:
+    """Warn whoever called this package, from however deep within it.
+
+    Args:
+        text: one sentence, "argument: rule; got value; do this".
+        category: of the warning.
+    """
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and _within(frame):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, category, stacklevel=level)
+
+
+def _within(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0] == __package__

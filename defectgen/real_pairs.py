@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING
 
 from defectgen import __version__
@@ -10,6 +9,7 @@ from defectgen.adapter import synthesizer_tensors
 from defectgen.data.images import load_pairs
 from defectgen.data.sources import ImageSource
 from defectgen.errors import DataWarning
+from defectgen.messages import warn
 from defectgen.networks.precision import resolve_precision
 from defectgen.weights import tensor_digest
 
@@ -52,9 +52,9 @@ def warn_of_mixtures(digest: str, name: str, real: RealPairs, known: RealPairs |
         "copy-paste may be of those; pass what fit got"
     )
     if real.digest == digest:
-        warnings.warn(seen, DataWarning, stacklevel=3)
+        warn(seen, DataWarning)
     if known is not None and known.digest != digest:
-        warnings.warn(other, DataWarning, stacklevel=3)
+        warn(other, DataWarning)
 
 
 def settings_of(

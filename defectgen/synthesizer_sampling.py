@@ -72,7 +72,7 @@ class Sampled:
         each = (shape.channels * (8 if return_normals else 4) + 1) * shape.resolution**2
         check_room(n, each, "take them from iter_samples, batch by batch")
         parts = list(
-            self._drawn(
+            self.iter_samples(
                 n,
                 return_normals=return_normals,
                 good_images=good_images,
@@ -105,28 +105,6 @@ class Sampled:
         Arguments as in `sample`, checked at the call. Each batch holds its seeds, and the names of
         the good images below its samples.
         """
-        return self._drawn(
-            n,
-            return_normals=return_normals,
-            good_images=good_images,
-            seed=seed,
-            generator=generator,
-            truncation_psi=truncation_psi,
-            batch_size=batch_size,
-        )
-
-    def _drawn(
-        self,
-        n: int,
-        *,
-        return_normals: bool,
-        good_images: GoodImages | None,
-        seed: int | None,
-        generator: torch.Generator | None,
-        truncation_psi: float,
-        batch_size: int | None,
-    ) -> Iterator[DefectBatch]:
-        """What both give; as far from whoever calls them, for warnings."""
         synth = cast("DefectSynthesizer", self)
         network, branch = synth._fitted()
         check_range("n", n, low=0, integer=True)

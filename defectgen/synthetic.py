@@ -13,7 +13,6 @@ from defectgen.backgrounds import (
     Backgrounds,
     GoodImages,
     find_backgrounds,
-    known_of,
     read_photos,
 )
 from defectgen.batch import DefectBatch
@@ -77,8 +76,7 @@ class SyntheticDefects(Dataset[dict[str, Any]]):
         self._photos: ImageSet | None = None
         self._found: tuple[DefectBranch, Backgrounds] | None = None
         if good_images is not None:
-            known_of(synth.branch_)
-            self._photos = read_photos(synth.backbone_.fitted(), good_images)
+            self._photos = read_photos(synth.backbone_.fitted(), synth.branch_, good_images)
             self._backgrounds()
 
     def __len__(self) -> int:

@@ -6,6 +6,7 @@ import logging
 
 import pytest
 
+from defectgen import messages
 from defectgen.messages import say
 
 
@@ -31,3 +32,22 @@ def test_with_logging_it_is_one_record_and_nothing_else(caplog, capfd, verbose):
         say("100 % sure", verbose)
     assert [record.getMessage() for record in caplog.records] == ["100 % sure"]
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_warning_points_at_whoever_called_the_package():
+    """However deep within it the reason lies."""
+    inside = {"__name__": "defectgen.somewhere", "warn": messages.warn}
+    exec("def deep():\n    warn('n: 1; got 2; pass 1', UserWarning)\n", inside)
+    exec("def deeper():\n    deep()\n", inside)
+    for call in (inside["deep"], inside["deeper"]):
+        with pytest.warns(UserWarning, match="got 2") as told:
+            call()
+        assert [one.filename for one in told] == [__file__]
+
+
+def test_a_package_of_a_like_name_is_another_one():
+    like = {"__name__": "defectgenerator", "warn": messages.warn}
+    exec(compile("def call():\n    warn('x', UserWarning)\n", "other.py", "exec"), like)
+    with pytest.warns(UserWarning, match="x") as told:
+        like["call"]()
+    assert [one.filename for one in told] == ["other.py"]

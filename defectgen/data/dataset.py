@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -11,6 +10,7 @@ from defectgen.data.report import DataReport, Usable, inspect
 from defectgen.data.sources import Value
 from defectgen.data.survey import Survey
 from defectgen.errors import DataWarning
+from defectgen.messages import warn
 
 _SHOWN = 10  # lines of one warning; the report holds all
 
@@ -92,5 +92,4 @@ def warn_of(report: DataReport, rest: str) -> None:
         f"{len(report.errors)} errors, whose files were left out, and " if report.errors else ""
     )
     head = f"{report.folder}: {dropped}{len(report.warnings)} warnings:"
-    # The frames between: this one, and two of who calls it.
-    warnings.warn("\n".join([head, *lines]), DataWarning, stacklevel=4)
+    warn("\n".join([head, *lines]), DataWarning)

@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from defectgen.errors import DataWarning, ImageError
+from defectgen.messages import warn
 
 
 class Deferred(ABC):
@@ -165,8 +166,7 @@ class Findings:
         for remark, labels in self.notes.items():
             some = ", ".join(labels[:3]) + (", ..." if len(labels) > 3 else "")
             text = f"{self.argument}: {len(labels)} of {self.total} ({some}) {remark}"
-            # The frames between: this one, load_*, fit.
-            warnings.warn(text, DataWarning, stacklevel=4)
+            warn(text, DataWarning)
 
 
 def open_picture(value: Value) -> Image.Image:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, cast
 
 import torch
@@ -20,7 +19,7 @@ from defectgen.downstream.detector import STEPS, Pairs
 from defectgen.downstream.report import Downstream
 from defectgen.errors import ConfigError, DataWarning
 from defectgen.memory import kept_memory
-from defectgen.messages import say
+from defectgen.messages import say, warn
 from defectgen.real_pairs import RealPairs, settings_of, warn_of_mixtures
 from defectgen.synthesizer import DefectSynthesizer
 
@@ -87,7 +86,7 @@ def downstream_test(
     warn_of_mixtures(synth.config_["data"]["digest"], "test", unseen, known)
     learned, held = _goods(goods, test_goods, size)
     for text in _doubts(known.bytes, unseen.bytes, learned.images, held.images):
-        warnings.warn(text, DataWarning, stacklevel=2)
+        warn(text, DataWarning)
     if on_goods:
         batches = synth.iter_samples(n, good_images=learned, seed=seed)
     with kept_memory():

@@ -27,10 +27,10 @@ VISIBLE, STRONGER = 40 / 255, 2.0
 #: A defect that covers more than this share of the picture is a region with a grain of its own: it
 #: is seen however faint it is; stronger its grain would be another one, and it would show a bend.
 REGION = 0.3
-#: Share of the variance of photos that renders of the parts most like them have to tell, or the
+#: Share of the variance of photos that renders of the parts most like them have to explain, or the
 #: backbone has not learned the product. Measured at 64 px: circuits -0.1 to 0.2, all others 0.6 to
 #: 1.0.
-TOLD = 0.3
+EXPLAINED = 0.3
 #: While a branch learns, an example is shown at one of so many levels, see `coarser`.
 LEVELS = 2
 #: Reach of the distance plane, in cells.
@@ -90,15 +90,15 @@ def thumbnail(images: Tensor) -> Tensor:
     return F.adaptive_avg_pool2d(images, THUMBNAIL)
 
 
-def told(photos: Tensor, renders: Tensor, seen: Tensor | None = None) -> bool:
-    """Whether a backbone's renders (n, C, S, S) of photos say something of these, see TOLD.
+def explained(photos: Tensor, renders: Tensor, seen: Tensor | None = None) -> bool:
+    """Whether renders explain enough of the variance of photos, both (n, C, S, S): see EXPLAINED.
 
     ``seen``, (n, 1, S, S), weighs the cells; None counts all.
     """
     weight = torch.ones_like(photos[:, :1]) if seen is None else seen
     mean = (photos * weight).sum((0, 2, 3), keepdim=True) / weight.sum().clamp_min(1)
     missed, varied = (float(((photos - some).square() * weight).sum()) for some in (renders, mean))
-    return missed <= (1 - TOLD) * varied
+    return missed <= (1 - EXPLAINED) * varied
 
 
 def mask_planes(masks: Tensor, resolution: int) -> Tensor:

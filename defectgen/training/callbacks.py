@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ from tqdm.auto import tqdm
 
 from defectgen.errors import TrainingWarning
 from defectgen.files import RESUME_NAME, atomic_file
-from defectgen.messages import say
+from defectgen.messages import say, warn
 from defectgen.training.state import TrainState
 
 HISTORY_NAME, BOARD_NAME = "history.jsonl", "tensorboard"
@@ -164,11 +163,10 @@ class RunFolder:
 
 
 def _warn(folder: Path, error: OSError, then: str) -> None:
-    warnings.warn(
+    warn(
         f"run_dir: must take what is written; got {error.strerror or error} in {str(folder)!r}; "
         f"{then}",
         TrainingWarning,
-        stacklevel=7,
     )
 
 
@@ -225,12 +223,11 @@ class MaskMonitor:
         if kind in self._told:
             return
         self._told.add(kind)
-        warnings.warn(
+        warn(
             f"predicted masks are {words}: mean area {fake:.2%} against {real:.2%} of the real "
             f"ones at {state.images / 1000:.1f} kimg; if it stays so, check the masks or train "
             "with another seed.",
             TrainingWarning,
-            stacklevel=6,
         )
 
     def on_end(self, state: TrainState) -> None:

@@ -15,7 +15,7 @@ from defectgen.config import BackboneConfig, DefectConfig
 from defectgen.morphology import dilated
 from defectgen.networks.defect import DefectBranch
 from defectgen.networks.discriminator import Discriminator
-from defectgen.networks.known import thumbnail, told
+from defectgen.networks.known import explained, thumbnail
 from defectgen.networks.layers import ToChannels
 from defectgen.networks.synthesis import Generator
 from defectgen.rng import generator, latents, no_noise, sample_seeds
@@ -143,7 +143,7 @@ def scenes_of(images: Tensor, masks: Tensor, renders: Tensor) -> Tensor:
     near = dilated(masks.to(images.dtype))
     shown = thumbnail(torch.where(near > 0, renders, images))
     seen, real = (thumbnail(near) == 0).to(images.dtype), thumbnail(images)
-    if told(real, thumbnail(renders), seen):
+    if explained(real, thumbnail(renders), seen):
         return shown
     clear = 1 - thumbnail(near)  # how much of a cell no defect hides
     own = thumbnail(images * (1 - near)) / clear.clamp_min(1e-3)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import warnings
 from pathlib import Path
 
 import torch
 
 from defectgen.config import BackboneConfig, TrainConfig
 from defectgen.errors import TrainingWarning
+from defectgen.messages import warn
 
 #: Peak of one step for each activation of the generator, in numbers of float32: what all losses
 #: keep of generator and discriminators, gradients of gradients. Measured on a CPU at 64 to 512 px
@@ -71,12 +71,11 @@ def warn_if_short(
     fixed = COPIES * FLOAT * weights
     fits = max(0, room - fixed) * train.batch_size // (want - fixed)
     advice = f"batch_size={fits}" if fits else "a lower resolution"
-    warnings.warn(
+    warn(
         f"batch_size: as many images as fit into memory; {train.batch_size} of {shape.resolution} "
         f"px take about {want / 1e9:.1f} GB to train, and {found / 1e9:.1f} GB are free; "
         f"construct with {advice}",
         TrainingWarning,
-        stacklevel=5,  # warn_if_short, run_task, _fit, fit: whoever called that,
     )
 
 
