@@ -12,7 +12,7 @@ from torch import Tensor
 from defectgen.augment.policy import AugmentPolicy
 from defectgen.augment.warp import warp, warp_mask, within
 from defectgen.moves import Tries, draw_tries, fields_of, joined, maps_of
-from defectgen.networks.known import REGION, THUMBNAIL, KnownDefects, adapted, thumbnail
+from defectgen.networks.known import REGION, THUMBNAIL, KnownDefects, thumbnail
 from defectgen.pieces import enlarged, kept_cells, pieces_of
 from defectgen.places import choice, differences
 
@@ -68,14 +68,71 @@ def moved_pairs(
 
 
 class Placed(NamedTuple):
-    """Masks, bool (N, 1, R, R), what the branch is shown inside, (N, C, R, R), and how unlike.
-
-    That, (N,), is by how much of a scene's contrast the place differs from the mask's own one.
-    """
+    """Masks, bool (N, 1, R, R), none of them empty, and what is shown inside, (N, C, R, R)."""
 
     masks: Tensor
     examples: Tensor
-    unlike: Tensor
+
+
+class Tried(NamedTuple):
+    """Defects of N samples at P places each, in rows of a sample after the other.
+
+    S: side of a thumbnail; k: knots of a bend.
+    """
+
+    pairs: Tensor  # (N * P,), whose defect
+    maps: Tensor  # (N * P, 3, 3), inverse
+    kept: Tensor  # (N * P, 1, S, S) bool: cells of the pieces that are shown
+    shape: Tensor  # (N * P, 1, S, S): how much of each cell they cover
+    there: Tensor  # (N * P, 1, S, S): the same, moved
+    own: Tensor  # (N * P, C, S, S): the scene of the pair, moved
+    lost: Tensor  # (N, P) bool: the defect leaves the picture; never the last place
+    fields: Tensor  # (N, 2, k, k): bends
+    contrast: Tensor  # (N,)
+
+    def drawn(self, known: KnownDefects, chosen: Tensor, scenes: Tensor | None) -> Placed:
+        """The defects at these places, (N,), one for each sample, as they look in its scene."""
+        images, masks = known.pairs(self.pairs[chosen])
+        masks = masks * enlarged(self.kept[chosen], masks.shape[-1])
+        images, masks = moved_pairs(images, masks, self.maps[chosen], self.fields)
+        return Placed(masks, known.shown(images, masks, scenes, self.contrast) * masks)
+
+
+def try_places(
+    known: KnownDefects,
+    policy: AugmentPolicy,
+    weights: Tensor,
+    sources: Sequence[torch.Generator],
+    places: int,
+    *,
+    bend: float,
+) -> Tried:
+    """Places for samples, drawn as for `place_masks`, before anything is looked at."""
+    count, side, device = len(weights), known.masks.shape[-1], known.masks.device
+    each = zip(weights, _each(sources, count), strict=True)
+    drawn: Tries = joined([draw_tries(row, places, source) for row, source in each])
+    fields = fields_of(drawn.knots, drawn.chance, side, bend).to(device)
+    maps = maps_of(policy, drawn, side).to(device)
+    pairs, contrast, draws = (
+        part.to(device) for part in (drawn.pairs, drawn.contrast, drawn.pieces)
+    )
+    cover, rim = thumbnail(known.masks.to(known.scenes.dtype)), _rim(known.masks)
+    kept = kept_cells(cover[pairs], pieces_of(cover)[pairs], draws)
+    shape, small = cover[pairs] * kept, at_size(maps, THUMBNAIL / side)
+    own = warp_mask(torch.cat([shape * 2 - 1, known.scenes[pairs]], 1), small)
+    there = (own[:, :1] + 1) / 2 * within(small, THUMBNAIL)
+    scale = maps[:, :2, :2].det().abs()  # the inverse map shrinks what the move enlarges
+    lost = there.sum((1, 2, 3)) * scale < KEPT * shape.sum((1, 2, 3))
+    lost |= _adrift(rim, rim[pairs] & kept, maps, side)
+    lost = lost.view(count, places)
+    return Tried(pairs, maps, kept, shape, there, own[:, 1:], lost, fields, contrast)
+
+
+def at_size(maps: Tensor, factor: float) -> Tensor:
+    """The same maps (N, 3, 3) of pictures that are so many times as large."""
+    scaled = maps.clone()
+    scaled[:, :2, 2] *= factor
+    return scaled
 
 
 @torch.no_grad()
@@ -103,46 +160,22 @@ def place_masks(
         sources: a generator for each sample, or one for all.
         places: how many are tried.
         bend: spread of the shifts that bend a defect, of the side.
-
-    Returns:
-        Masks, none of them empty, and the example for each.
     """
-    count, side, device = len(weights), known.masks.shape[-1], known.masks.device
-    each = zip(weights, _each(sources, count), strict=True)
-    drawn: Tries = joined([draw_tries(row, places, source) for row, source in each])
-    fields = fields_of(drawn.knots, drawn.chance, side, bend).to(device)
-    maps = maps_of(policy, drawn, side).to(device)
-    pairs, contrasts, draws = (
-        part.to(device) for part in (drawn.pairs, drawn.contrast, drawn.pieces)
-    )
-    cover, rim = thumbnail(known.masks.to(known.scenes.dtype)), _rim(known.masks)
-    kept = kept_cells(cover[pairs], pieces_of(cover)[pairs], draws)
-    shape = cover[pairs] * kept
-    small = maps.clone()
-    small[:, :2, 2] *= THUMBNAIL / side
-    own = warp_mask(torch.cat([shape * 2 - 1, known.scenes[pairs]], 1), small)
-    there = (own[:, :1] + 1) / 2 * within(small, THUMBNAIL)
-    scale = maps[:, :2, :2].det().abs()  # the inverse map shrinks what the move enlarges
-    lost = there.sum((1, 2, 3)) * scale < KEPT * shape.sum((1, 2, 3))
-    lost |= _adrift(rim, rim[pairs] & kept, maps, side)
-    still = (maps == torch.eye(3, device=device)).flatten(1).all(1).view(count, places)
-    score, home = scale.new_zeros(2, count, places), torch.zeros_like(still)
+    count, device = len(weights), known.masks.device
+    tried = try_places(known, policy, weights, sources, places, bend=bend)
+    there, shape = tried.there, tried.shape
+    still = (tried.maps == torch.eye(3, device=device)).flatten(1).all(1).view(count, places)
+    score, home = there.new_zeros(2, count, places), torch.zeros_like(still)
     if scenes is None:  # any place is as good, the own one, too
         still[:, :-1] = False
     else:
         here = thumbnail(scenes).repeat_interleave(places, 0)
-        score = differences(here, own[:, 1:], there, known).view(2, count, places)
+        score = differences(here, tried.own, there, known).view(2, count, places)
         smaller = torch.minimum(there.sum((1, 2, 3)), shape.sum((1, 2, 3)))
         home = torch.minimum(there, shape).sum((1, 2, 3)) > HOME * smaller
-    lost, pairs = lost.view(count, places), pairs.view(count, places)
-    best = choice(score[0], score[1], lost, pairs, still, home.view(count, places))
-    best += places * torch.arange(count, device=device)
-    unlike = score[0].flatten()[best]
-    images, masks = known.pairs(pairs.flatten()[best])
-    masks = masks * enlarged(kept[best], side)
-    images, masks = moved_pairs(images, masks, maps[best], fields)
-    shown = adapted(images, masks, scenes, contrasts)
-    return Placed(masks, shown * masks, unlike)
+    pairs, home = tried.pairs.view(count, places), home.view(count, places)
+    best = choice(score[0], score[1], tried.lost, pairs, still, home)
+    return tried.drawn(known, best + places * torch.arange(count, device=device), scenes)
 
 
 def _rim(masks: Tensor) -> Tensor:

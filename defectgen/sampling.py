@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -23,8 +23,8 @@ from defectgen.networks.mapping import CodeMapping, blend
 from defectgen.networks.precision import in_precision, resolve_precision
 from defectgen.networks.synthesis import Generator
 from defectgen.placement import Placed, place_masks
-from defectgen.places import LIKENESS
 from defectgen.rng import SampleNoise, generator, latents, sample_seeds
+from defectgen.seams import place_on_photos
 from defectgen.sheet import SheetRow, contact_sheet
 
 #: Samples per forward pass unless the caller decides; results do not depend on it.
@@ -111,9 +111,9 @@ def _drawn_on(
         masks, beside = hook.mask, change * dilated(hook.mask.to(image.dtype), radius)
         image = torch.where(masks, image, ground + beside)
     else:  # a part that is not like the photo would shine through the defect
-        picked, placed = _on_fitting_photos(backgrounds, network, branch, seeds)
-        ground, masks = backgrounds.signed(picked), placed.masks
-        image = torch.where(masks, placed.examples, ground)
+        picked, (masks, examples) = _on_fitting_photos(backgrounds, network, branch, seeds)
+        ground = backgrounds.signed(picked)
+        image = torch.where(masks, examples, ground)
     names = tuple(backgrounds.names[k] for k in picked)
     twin = to_unit(ground) if normals else None
     return DefectBatch(to_unit(image), masks.cpu(), twin, None, tuple(seeds), names)
@@ -122,27 +122,15 @@ def _drawn_on(
 def _on_fitting_photos(
     backgrounds: Backgrounds, network: Generator, branch: DefectBranch, seeds: Sequence[int]
 ) -> tuple[list[int], Placed]:
-    """Of some photos for each sample the first with a place like the defect's own, or the best.
+    """Of some photos for each sample that on which its defect fits, and the defect.
 
     For a product of which no two photos show the same things in the same places.
     """
     z = latents(seeds, network.config.z_dim, "defect").to(network.mapping.w_avg.device)
-    picked = backgrounds.picked(seeds)
-    best = _placed(branch, seeds, z, backgrounds.signed(picked))
-    for turn in range(1, PHOTOS):
-        if not bool((best.unlike > LIKENESS).any()):
-            break
-        others = backgrounds.picked(seeds, turn)
-        tried = _placed(branch, seeds, z, backgrounds.signed(others))
-        better = (best.unlike > LIKENESS) & (tried.unlike < best.unlike)
-        picked = torch.where(better.cpu(), torch.tensor(others), torch.tensor(picked)).tolist()
-        best = Placed(
-            *(
-                torch.where(better.view(-1, *[1] * (new.ndim - 1)), new, old)
-                for new, old in zip(tried, best, strict=True)
-            )
-        )
-    return picked, best
+    turns = [backgrounds.picked(seeds, turn) for turn in range(PHOTOS)]
+    photos = [backgrounds.signed(picked) for picked in turns]
+    placed, taken = place_on_photos(photos=photos, **_placing(branch, seeds, z))
+    return [turns[turn][k] for k, turn in enumerate(taken.tolist())], placed
 
 
 def _planned(
@@ -163,16 +151,22 @@ def _planned(
         return branch.start(defects, noise)
     base = network.synthesis.base
     scene = None if base is None else base(ws[:, 0])
-    masks, example, _ = _placed(branch, seeds, z, scene if ground is None else ground)
+    here = scene if ground is None else ground
+    masks, example = place_masks(scenes=here, **_placing(branch, seeds, z))
     return branch.start(defects, noise, masks, (example,) if scene is None else (example, scene))
 
 
-def _placed(branch: DefectBranch, seeds: Sequence[int], z: Tensor, here: Tensor | None) -> Placed:
-    """Masks of a branch that knows some, for defects z (N, Z), on these pictures (N, C, R, R)."""
-    known, c = cast(KnownDefects, branch.known), branch.config
-    weights = blend(z, cast(CodeMapping, branch.mapping).keys)
-    sources = [generator(seed, "place") for seed in seeds]
-    return place_masks(known, moves_from(c.moves), weights, here, sources, c.places, bend=c.bend)
+def _placing(branch: DefectBranch, seeds: Sequence[int], z: Tensor) -> dict[str, Any]:
+    """What decides about places, of a branch that knows some, for defects z (N, Z)."""
+    c = branch.config
+    return {
+        "known": cast(KnownDefects, branch.known),
+        "policy": moves_from(c.moves),
+        "weights": blend(z, cast(CodeMapping, branch.mapping).keys),
+        "sources": [generator(seed, "place") for seed in seeds],
+        "places": c.places,
+        "bend": c.bend,
+    }
 
 
 def iter_defects(

@@ -29,9 +29,9 @@ from defectgen.networks.defect import DefectBranch, receptive_radius
 from defectgen.networks.known import thumbnail
 from defectgen.networks.synthesis import SynthesisNetwork
 from defectgen.placement import place_masks
-from defectgen.places import LIKENESS
 from defectgen.rng import latents, no_noise
 from defectgen.sampling import PHOTOS, draw_defects
+from defectgen.seams import place_on_photos
 from defectgen.writer import write_samples
 
 
@@ -119,37 +119,32 @@ def unlearned(fitted_synth):
 def test_a_part_unlike_the_photos_does_not_shine_through_their_defects(
     unlearned, fitted_synth, goods, monkeypatch
 ):
-    """Only the example is drawn, on the first photo with a place like its own, or the best."""
-    shown, scenes = [], []
+    """Only the example is drawn, on that of several photos where it fits best."""
+    asked, found = [], []
 
-    def placed(known, moves, weights, scene, *more, **given):
-        scenes.append(scene)
-        shown.append(place_masks(known, moves, weights, scene, *more, **given))
-        return shown[-1]
+    def placed(photos, **given):
+        asked.append(photos)
+        found.append(place_on_photos(photos=photos, **given))
+        return found[-1]
 
-    monkeypatch.setattr("defectgen.sampling.place_masks", placed)
+    monkeypatch.setattr("defectgen.sampling.place_on_photos", placed)
     network = fitted_synth.backbone_.fitted()
-    found = find_backgrounds(network, unlearned, goods)
-    assert not found.learned
-    batch = draw_defects(network, unlearned, range(12), 1.0, normals=True, backgrounds=found)
+    below = find_backgrounds(network, unlearned, goods)
+    assert not below.learned
+    batch = draw_defects(network, unlearned, range(12), 1.0, normals=True, backgrounds=below)
     images, masks, normals = batch.triplets()
-    assert len(shown) == PHOTOS
-    chosen = []
-    for index in range(12):
-        unlike = [float(one.unlike[index]) for one in shown]
-        like = [turn for turn, value in enumerate(unlike) if value <= LIKENESS]
-        turn = like[0] if like else unlike.index(min(unlike))
-        chosen.append((turn, bool(like)))
-        photo = (scenes[turn][index] + 1) / 2
+    [photos], [(chosen, turns)] = asked, found
+    assert len(photos) == PHOTOS
+    for index, turn in enumerate(turns.tolist()):
+        photo = (photos[turn][index] + 1) / 2
         torch.testing.assert_close(normals[index], photo, rtol=0, atol=1e-6)
         named = goods[int(batch.backgrounds[index])].float() / 255
         torch.testing.assert_close(normals[index], named, rtol=0, atol=1e-6)
-        assert torch.equal(masks[index], shown[turn].masks[index])
-        example = (shown[turn].examples[index] + 1) / 2
+        example = (chosen.examples[index] + 1) / 2
         expected = torch.where(masks[index], example, photo)
         torch.testing.assert_close(images[index], expected, rtol=0, atol=1e-6)
-    assert {like for _, like in chosen} == {True, False}
-    assert len({turn for turn, _ in chosen}) > 2
+    assert torch.equal(masks, chosen.masks)
+    assert len(set(turns.tolist())) > 2
 
 
 def test_which_photo_fits_depends_on_the_seed_and_not_on_the_batch(unlearned, fitted_synth, goods):
@@ -188,9 +183,9 @@ def test_what_is_learned_is_of_the_defects_photos_and_not_of_the_good_ones(fitte
 def test_a_defect_takes_the_place_and_the_light_of_the_photo(fitted_synth, goods, monkeypatch):
     seen = []
 
-    def told(known, policy, weights, scene, sources, places, *, bend):
-        seen.append(scene)
-        return place_masks(known, policy, weights, scene, sources, places, bend=bend)
+    def told(scenes, **given):
+        seen.append(scenes)
+        return place_masks(scenes=scenes, **given)
 
     monkeypatch.setattr("defectgen.sampling.place_masks", told)
     normals = fitted_synth.sample(3, return_normals=True, good_images=goods, seed=2)[1]

@@ -13,6 +13,8 @@ from defectgen.ordering import sort_rows
 THUMBNAIL = 16
 #: Planes that tell a block where the mask is.
 PLANES = 2
+#: Pixels per side that are looked at to tell whether images are bilevel.
+COUNTED = 64
 #: Width in pixels of the ring around a mask that tells the brightness of a place.
 RING = 3
 #: An example becomes at most so many times as bright, or as dark.
@@ -31,6 +33,9 @@ REGION = 0.3
 #: backbone has not learned the product. Measured at 64 px: circuits -0.1 to 0.2, all others 0.6 to
 #: 1.0.
 EXPLAINED = 0.3
+#: Photos are bilevel, one bit a pixel, if of all pixels, and of those in the masks, more than this
+#: share are black or white, up to so many levels of 255.
+BILEVEL, EXTREME = 0.95, 12
 #: While a branch learns, an example is shown at one of so many levels, see `coarser`.
 LEVELS = 2
 #: Reach of the distance plane, in cells.
@@ -73,6 +78,23 @@ class KnownDefects(nn.Module):
         own = self.images.shape == images.shape and self.masks.shape == masks.shape
         same = own and torch.equal(self.images, as_bytes(images))
         return same and torch.equal(self.masks > 0, masks)
+
+    @property
+    def bilevel(self) -> bool:
+        """Whether the images are black and white: then no defect on them is gray, see BILEVEL."""
+        step = max(1, self.images.shape[-1] // COUNTED)
+        images, masks = (some[..., ::step, ::step] for some in (self.images, self.masks))
+        extreme = (images <= EXTREME) | (images >= 255 - EXTREME)
+        inside = extreme[(masks > 0).expand_as(images)]
+        return all(bool(some.float().mean() > BILEVEL) for some in (extreme, inside))
+
+    def shown(
+        self, images: Tensor, masks: Tensor, scenes: Tensor | None, contrast: Tensor | None = None
+    ) -> Tensor:
+        """Moved images `adapted` to these scenes; of bilevel ones each pixel is black or white."""
+        if self.bilevel:
+            return images.sign()
+        return adapted(images, masks, scenes, contrast)
 
     def pairs(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Images (N, C, R, R) in [-1, 1] and masks (N, 1, R, R), 0 or 1, of these pairs."""

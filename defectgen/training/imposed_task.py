@@ -17,7 +17,7 @@ from defectgen import losses
 from defectgen.augment.geometry import draw_matrices
 from defectgen.augment.policy import AugmentPolicy
 from defectgen.moves import MOVES, draw_fields, moves_from
-from defectgen.networks.known import LEVELS, KnownDefects, adapted, coarser, draw_contrast
+from defectgen.networks.known import LEVELS, KnownDefects, coarser, draw_contrast
 from defectgen.networks.mapping import CodeMapping, blend
 from defectgen.pieces import some_pieces
 from defectgen.placement import LEARNING_PLACES, moved_pairs, place_masks
@@ -122,7 +122,9 @@ class ImposedTask(DefectTask):
         parts = (slice(half), None), (slice(half, None), contrast[half:])
         shown = torch.cat(
             [
-                adapted(images[part], masks[part], None if scene is None else scene[part], factor)
+                self.known.shown(
+                    images[part], masks[part], None if scene is None else scene[part], factor
+                )
                 for part, factor in parts
             ]
         )
@@ -160,7 +162,7 @@ class ImposedTask(DefectTask):
         weights, scene = blend(z, keys), self._scene(objects)
         c = self.branch.config
         places = min(c.places, LEARNING_PLACES)
-        masks, example, _ = place_masks(
+        masks, example = place_masks(
             self.known, self.moves, weights, scene, [source], places, bend=c.bend
         )
         return self._draw(objects, defects, masks, example), masks
@@ -191,7 +193,7 @@ class ImposedTask(DefectTask):
             objects = self._objects(len(images))
             background = self.backbone.synthesis(objects, self._noise())
             contrast = draw_contrast(len(images), self.state.generator)
-            images = adapted(images, masks, background, contrast)
+            images = self.known.shown(images, masks, background, contrast)
         return replace(batch, images=torch.where(masks, images, background), masks=masks)
 
     def _discriminator(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

@@ -263,3 +263,55 @@ def test_the_exposure_is_the_weighted_median_of_what_counts():
     nothing = exposure(here, there, where * 0)
     assert nothing.isfinite().all()
     assert exposure(here[:0], there[:0], where[:0]).shape == (0,)
+
+
+# -- black and white photos --
+
+
+def binary(count=3, channels=1, side=SIDE):
+    source = torch.Generator().manual_seed(0)
+    cells = torch.rand(count, channels, 8, 8, generator=source).round() * 2 - 1
+    return torch.nn.functional.interpolate(cells, size=side)
+
+
+def remembered(images, masks):
+    found = KnownDefects(len(images), images.shape[1], images.shape[-1])
+    found.set(masks, images, images)
+    return found
+
+
+@pytest.mark.parametrize("side", [SIDE, 256])
+def test_black_and_white_photos_are_told_from_all_others(side):
+    masks = torch.zeros(3, 1, side, side, dtype=torch.bool)
+    masks[..., : side // 4, : side // 4] = True
+    images = binary(side=side)
+    assert remembered(images, masks).bilevel
+    assert remembered(images * 0.92, masks).bilevel  # as a camera or JPEG leaves them
+    assert not remembered(images * 0.8, masks).bilevel
+    # A small gray part on white ground: nearly all is white, but not what the defects lie on.
+    part = torch.ones(3, 1, side, side)
+    part[..., : side // 8, : side // 8] = 0.3
+    assert float((part == 1).float().mean()) > 0.95
+    assert not remembered(part, masks).bilevel
+    # Black and white defects on gray ground.
+    assert not remembered(torch.where(masks, images, 0.3 * images), masks).bilevel
+
+
+def test_no_defect_on_black_and_white_photos_is_gray():
+    masks = square(8, 24).expand(3, -1, -1, -1)
+    known = remembered(binary(), masks)
+    moved = torch.nn.functional.avg_pool2d(known.pairs(torch.arange(3))[0], 3, 1, 1)
+    assert (moved.abs() < 0.9).any()
+    shown = known.shown(moved, masks, torch.zeros_like(moved), torch.tensor([0.7, 1.0, 1.5]))
+    assert set(shown[moved != 0].tolist()) == {-1.0, 1.0}
+    assert ((shown > 0) == (moved > 0)).all()
+
+
+def test_others_are_adapted_to_their_place():
+    source = torch.Generator().manual_seed(1)
+    images, scenes = torch.rand(2, 3, 2, SIDE, SIDE, generator=source) * 1.6 - 0.8
+    masks, contrast = square(10, 20).expand(3, -1, -1, -1), torch.tensor([0.7, 1.0, 1.5])
+    known = remembered(images, masks)
+    expected = adapted(images, masks, scenes, contrast)
+    assert torch.equal(known.shown(images, masks, scenes, contrast), expected)
+    assert not torch.equal(expected, images)

@@ -17,7 +17,6 @@ from defectgen.moves import moves_from
 from defectgen.networks.defect import DefectBranch, receptive_radius
 from defectgen.rng import generator, no_noise, sample_seeds
 from defectgen.sampling import draw_defects
-from defectgen.training import imposed_task
 from defectgen.training.defect_start import continued, new_networks, scenes_of
 from defectgen.training.imposed_task import ImposedTask
 from defectgen.training.phases import Batch
@@ -284,8 +283,9 @@ def test_half_of_the_pairs_are_moved_and_half_are_as_they_are(begin, defects, mo
 def test_what_is_shown_as_it_is_is_not_made_stronger(begin, defects, monkeypatch):
     """Its target is the photo: a faint defect made stronger would teach to weaken what is told."""
     images, masks = defects(4)
-    task, asked, adapted = begin(images, masks), [], imposed_task.adapted
-    monkeypatch.setattr(imposed_task, "adapted", lambda *told: asked.append(told) or adapted(*told))
+    task, asked = begin(images, masks), []
+    shown = task.known.shown
+    monkeypatch.setattr(task.known, "shown", lambda *told: asked.append(told) or shown(*told))
     task.phases()[0].loss(Batch(task.images, torch.arange(4), masks))
     assert [len(told[0]) for told in asked] == [2, 2]
     assert asked[0][3] is None

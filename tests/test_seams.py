@@ -1,0 +1,169 @@
+"""Where a defect goes on photos of a product that the backbone has not learned."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from defectgen import seams
+from defectgen.moves import moves_from
+from defectgen.networks.known import KnownDefects
+from defectgen.seams import place_on_photos, unlike
+
+SIDE, PLACES = 64, 256
+MOVES = moves_from("translate_int,scale")
+
+
+def sources(count, first=0):
+    return [torch.Generator().manual_seed(first + k) for k in range(count)]
+
+
+def line(row, side=SIDE):
+    """A dark line of an eighth of the side on white ground, its upper edge at this row."""
+    picture = torch.ones(1, 1, side, side)
+    picture[:, :, row : row + side // 8] = -1.0
+    return picture
+
+
+def gaps(side=SIDE, count=1):
+    """Lines at other heights, each with a gap in the middle whose mask is a little larger."""
+    known = KnownDefects(count, 1, side)
+    unit = side // 64
+    scenes = torch.cat([line(unit * (12 + 24 * k), side) for k in range(count)])
+    images, masks = scenes.clone(), torch.zeros(count, 1, side, side, dtype=torch.bool)
+    for k in range(count):
+        top = unit * (12 + 24 * k)
+        images[k, :, :, 29 * unit : 35 * unit] = 1.0
+        masks[k, :, top - unit : top + 9 * unit, 28 * unit : 36 * unit] = True
+    known.set(masks, images, scenes)
+    return known
+
+
+def placed_on(known, photos, count=24, weights=None, first=0):
+    weights = torch.ones(count, len(known.masks)) if weights is None else weights
+    some = [photo.expand(count, -1, -1, -1) for photo in photos]
+    return place_on_photos(known, MOVES, weights, some, sources(count, first), PLACES, bend=0.0)
+
+
+def cut(placed, photo):
+    """Of the dark pixels of a photo, whether each mask covers some: (N,)."""
+    return ((photo < 0) & placed.masks).flatten(1).any(1)
+
+
+# -- how unlike two rings are --
+
+
+def test_unlike_is_the_squared_difference_as_a_share_of_what_both_vary_by():
+    source = torch.Generator().manual_seed(0)
+    a, b = torch.rand(2, 3, 2, 16, 16, generator=source) * 2 - 1
+    where = (torch.rand(3, 1, 16, 16, generator=source) < 0.4).float()
+    expected = []
+    for one, other, ring in zip(a.numpy(), b.numpy(), where[:, 0].numpy() > 0, strict=True):
+        x, y = one[:, ring].astype(np.float64), other[:, ring].astype(np.float64)
+        missed = ((x - y) ** 2).mean(1).sum()
+        expected.append(missed / (x.var(1) + y.var(1) + seams.FLAT).sum())
+    found = unlike(a, b, where)
+    torch.testing.assert_close(found, torch.tensor(expected).float(), rtol=1e-4, atol=1e-5)
+    assert unlike(a, a, where).tolist() == [0, 0, 0]
+    assert unlike(a, b, torch.zeros_like(where)).tolist() == [0, 0, 0]
+
+
+def test_empty_ground_is_no_likeness_of_a_line():
+    """Though most of what surrounds a gap is empty, too."""
+    ring = torch.ones(1, 1, SIDE, SIDE)
+    own, empty, near = line(30), torch.ones(1, 1, SIDE, SIDE), line(33)
+    assert (own - empty).abs().mean() < 0.3
+    assert float(unlike(own, empty, ring)) > 0.9
+    assert float(unlike(own, near, ring)) < 0.9
+    faint = torch.ones(1, 1, SIDE, SIDE) + 0.05 * torch.randn(1, 1, SIDE, SIDE)
+    assert float(unlike(empty, faint, ring)) < 0.2
+
+
+# -- which place, and which photo --
+
+
+def test_a_gap_is_cut_into_a_line_and_not_into_empty_ground():
+    known, empty, other = gaps(), torch.ones(1, 1, SIDE, SIDE), line(16)
+    placed, turn = placed_on(known, [empty, other])
+    assert turn.tolist() == [1] * 24
+    assert cut(placed, other).float().mean() > 0.9
+    # The ends of a line meet its surroundings: a gap goes through all of it.
+    through = (placed.masks & (other < 0)).any(3).sum(2).flatten()
+    assert (through >= 7).float().mean() > 0.8
+    places = placed.masks.float().flatten(1).argmax(1) % SIDE
+    assert len(set(places.tolist())) > 8
+
+
+def test_any_of_the_photos_may_be_the_one():
+    known = gaps()
+    for order in ([line(16), torch.ones(1, 1, SIDE, SIDE)], [line(16), line(9)]):
+        _, turn = placed_on(known, order)
+        assert (turn == 0).any()
+    assert (turn == 1).any()
+
+
+def test_each_pair_comes_as_often_as_its_weight_says():
+    """Not that which fits the photos best: then one photo's defect would be in all samples."""
+    known = gaps(count=2)
+    known.images[1] = 255 - known.images[1]
+    known.scenes[1] = -known.scenes[1]
+    placed, _ = placed_on(known, [line(16), line(12)], count=60)
+    bright = ((placed.examples > 0) & placed.masks).sum((1, 2, 3))
+    own = bright.float() / placed.masks.sum((1, 2, 3))
+    assert 15 < int((own > 0.5).sum()) < 45
+
+
+def test_a_sample_is_the_same_alone_and_among_others():
+    known, photos = gaps(count=2), [line(16), line(40), line(9)]
+    whole, turn = placed_on(known, photos, count=6)
+    for k in (0, 4):
+        alone, own = placed_on(known, photos, count=1, first=k)
+        assert int(own) == int(turn[k])
+        assert torch.equal(alone.masks[0], whole.masks[k])
+        assert torch.equal(alone.examples[0], whole.examples[k])
+
+
+def off(placed, turn, rows, unit=1):
+    """How many rows a mask lies beside where its line says, (N,): one above the line's edge."""
+    tops = placed.masks.flatten(1).float().argmax(1) // placed.masks.shape[-1]
+    wanted = torch.tensor([rows[t] for t in turn.tolist()]) * unit - unit
+    return (tops - wanted).abs().float() / unit
+
+
+def test_looking_closely_is_what_finds_the_place(monkeypatch):
+    """A scene of which little is known does not tell a row from the next one."""
+    known, rows = gaps(), (8, 11, 14, 17)
+    known.scenes.copy_(F.avg_pool2d(known.scenes, 7, 1, 3, count_include_pad=False))
+    photos = [line(row) for row in rows]
+    close = off(*placed_on(known, photos), rows).mean()
+    monkeypatch.setattr(seams, "CLOSE", 1)
+    hasty = off(*placed_on(known, photos), rows).mean()
+    assert close < 0.5 * hasty
+
+
+def test_large_pictures_are_compared_small(monkeypatch):
+    """Memory of the comparison is bounded, and it finds what it finds in small ones."""
+    side, seen = 256, []
+    monkeypatch.setattr(
+        seams, "unlike", lambda *given: seen.append(given[0].shape) or unlike(*given)
+    )
+    other = line(4 * 16, side)
+    placed, turn = placed_on(gaps(side), [torch.ones(1, 1, side, side), other], count=6)
+    assert {shape[-1] for shape in seen} == {seams.SIDE}
+    assert turn.tolist() == [1] * 6
+    assert off(placed, turn, (0, 16), unit=4).mean() < 1
+
+
+@pytest.mark.parametrize("few", [1, 2])
+def test_with_hardly_a_place_the_own_one_is_left(few):
+    """Whatever the photos show, a mask is never empty and never outside."""
+    known = gaps()
+    placed, turn = place_on_photos(
+        known, MOVES, torch.ones(4, 1), [-line(5).expand(4, -1, -1, -1)], sources(4), few, bend=0.0
+    )
+    assert placed.masks.flatten(1).any(1).all()
+    assert turn.tolist() == [0, 0, 0, 0]
+    if few == 1:
+        assert torch.equal(placed.masks, (known.masks > 0).expand(4, -1, -1, -1))
