@@ -4,7 +4,7 @@
     python benchmarks/learning.py --data DATA --sets magnetic_tile/break --recipes default --seeds 0
 
 ``DATA`` holds ``mvtec_bottle``, ``magnetic_tile`` and ``hazelnut_toy`` in the layout of MVTec AD at
-256 px; ``--sets`` knows four more, on which no recipe was chosen (``learning_sets.UNSEEN``).
+256 px; ``--sets`` knows seven more, on which no recipe was chosen (``learning_sets.UNSEEN``).
 Backbones, fits and results lie in ``--cache``; run again, it goes on where it was stopped, also
 within a fit. ``--parts`` leaves out what takes longest. At the end the table of whatever has
 been measured so far is printed. What ``--results`` holds was measured before, perhaps elsewhere,

@@ -63,13 +63,17 @@ SETS = {
     "hazelnut_toy/colour": ("hazelnut", "colour"),
 }
 #: Sets on which nothing was chosen up to f6d2346: what other defects and products may expect. Since
-#: then `known.REGION` (on the uneven tiles) and, on circuits, what warns of a poor backbone and how
-#: defects are drawn on photos without a good one (`known.EXPLAINED`, `sampling.PHOTOS`) were.
+#: then `known.REGION` (on the uneven tiles) and, on the first two of circuits, what warns of a poor
+#: backbone and how defects are drawn on photos without a good one (`known.EXPLAINED`,
+#: `known.BILEVEL`, `seams`) were. Nothing was on the last three.
 UNSEEN = {
     "magnetic_tile/blowhole": ("tile", "blowhole"),
     "magnetic_tile/uneven": ("tile", "uneven"),
     "deeppcb_20085/mousebite": ("circuit", "mousebite"),
     "deeppcb_20085/open": ("circuit", "open"),
+    "deeppcb_20085/pin_hole": ("circuit", "pin_hole"),
+    "deeppcb_20085/short": ("circuit", "short"),
+    "deeppcb_20085/spur": ("circuit", "spur"),
 }
 ALL = {**SETS, **UNSEEN}
 
