@@ -106,11 +106,17 @@ def try_places(
     places: int,
     *,
     bend: float,
+    alone: bool = False,
 ) -> Tried:
-    """Places for samples, drawn as for `place_masks`, before anything is looked at."""
+    """Places for samples, drawn as for `place_masks`, before anything is looked at.
+
+    ``alone``: all are for the pair drawn first; else other pairs are tried, too.
+    """
     count, side, device = len(weights), known.masks.shape[-1], known.masks.device
     each = zip(weights, _each(sources, count), strict=True)
     drawn: Tries = joined([draw_tries(row, places, source) for row, source in each])
+    if alone:
+        drawn = drawn._replace(pairs=drawn.pairs[::places].repeat_interleave(places))
     fields = fields_of(drawn.knots, drawn.chance, side, bend).to(device)
     maps = maps_of(policy, drawn, side).to(device)
     pairs, contrast, draws = (

@@ -127,10 +127,11 @@ def _on_fitting_photos(
     For a product of which no two photos show the same things in the same places.
     """
     z = latents(seeds, network.config.z_dim, "defect").to(network.mapping.w_avg.device)
-    turns = [backgrounds.picked(seeds, turn) for turn in range(PHOTOS)]
-    photos = [backgrounds.signed(picked) for picked in turns]
+    turns = zip(*(backgrounds.picked(seeds, turn) for turn in range(PHOTOS)), strict=True)
+    picked = [list(dict.fromkeys(some)) for some in turns]  # each photo once
+    photos = (backgrounds.signed(some) for some in picked)
     placed, taken = place_on_photos(photos=photos, **_placing(branch, seeds, z))
-    return [turns[turn][k] for k, turn in enumerate(taken.tolist())], placed
+    return [some[turn] for some, turn in zip(picked, taken.tolist(), strict=True)], placed
 
 
 def _planned(

@@ -5,7 +5,7 @@ For products of which the backbone has learned too little to say what a defect h
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from torch import Tensor
 from defectgen.augment.policy import AugmentPolicy
 from defectgen.augment.warp import warp_mask, within
 from defectgen.morphology import dilated
-from defectgen.networks.known import RING, KnownDefects, thumbnail
+from defectgen.networks.known import GAIN, RING, KnownDefects, exposure, thumbnail
 from defectgen.pieces import enlarged
 from defectgen.placement import Placed, Tried, at_size, try_places
 from defectgen.places import differences
@@ -31,20 +31,20 @@ def place_on_photos(
     known: KnownDefects,
     policy: AugmentPolicy,
     weights: Tensor,
-    photos: Sequence[Tensor],
+    photos: Iterable[Tensor],
     sources: Sequence[torch.Generator],
     places: int,
     *,
     bend: float,
 ) -> tuple[Placed, Tensor]:
-    """One mask for each sample, on that of its photos on which it fits best.
+    """One mask for each sample: of a pair drawn by weight, on the photo where it fits best.
 
     Args:
         known: masks, images, and scenes of the training pairs.
         policy: which moves are allowed.
         weights: (N, n), how much of each pair is in a sample.
-        photos: (N, C, R, R) each, in [-1, 1]: the first photo of each sample, the second, and so
-            on.
+        photos: for each sample its photos (T, C, R, R) in [-1, 1], no two the same; taken one
+            sample after the other.
         sources: a generator for each sample.
         places: how many are tried on each photo.
         bend: spread of the shifts that bend a defect, of the side.
@@ -52,67 +52,61 @@ def place_on_photos(
     Returns:
         The defects, and which of its photos each takes, (N,).
     """
-    count = len(weights)
-    tried = try_places(known, policy, weights, sources, places, bend=bend)
-    pairs = tried.pairs.view(count, places)
-    other = tried.lost | (pairs != pairs[:, :1])  # of the pair drawn first, as its weight says
-    scores = []
-    for some in photos:
-        here = thumbnail(some).repeat_interleave(places, 0)
-        score = differences(here, tried.own, tried.there, known)[0].view(count, places)
-        scores.append(score.masked_fill(other, torch.inf))
-    nearest = torch.stack(scores, 1).flatten(1)  # (N, photos * places)
-    best = [
-        _best(known, tried, torch.stack([some[k] for some in photos]), row, k * places, places)
-        for k, row in enumerate(nearest)
-    ]
-    turn = torch.tensor([turn for turn, _ in best], device=weights.device)
-    chosen = torch.tensor([place for _, place in best], device=weights.device)
-    ground = torch.stack([photos[t][k] for k, (t, _) in enumerate(best)])
-    return tried.drawn(known, chosen, ground), turn
+    tried = try_places(known, policy, weights, sources, places, bend=bend, alone=True)
+    best, grounds = [], []
+    for k, some in enumerate(photos):
+        turn, place = _best(known, tried, some, range(k * places, (k + 1) * places))
+        best.append((turn, place))
+        grounds.append(some[turn])
+    turns, chosen = torch.tensor(best, device=weights.device).unbind(1)
+    return tried.drawn(known, chosen, torch.stack(grounds)), turns
 
 
-def _best(
-    known: KnownDefects, tried: Tried, photos: Tensor, score: Tensor, first: int, places: int
-) -> tuple[int, int]:
-    """Which of its photos (T, C, R, R) a sample takes, and which place, counted among all samples'.
-
-    ``score``, (T * places,): how far the thumbnails are; infinite for places that cannot be taken.
-    ``first``: where the sample's places begin.
-    """
-    # Sorted and not the largest so many: which of two equal ones is taken is then told.
-    index = score.argsort(stable=True)[: min(CLOSE, int(score.isfinite().sum()))]
-    turns, chosen = index // places, first + index % places
-    images, masks = known.pairs(tried.pairs[chosen])
-    masks = masks * enlarged(tried.kept[chosen], masks.shape[-1])
-    size = min(SIDE, masks.shape[-1])
-    images, masks, here = (
-        F.adaptive_avg_pool2d(some, size) for some in (images, masks, photos[turns])
-    )
+def _best(known: KnownDefects, tried: Tried, photos: Tensor, rows: range) -> tuple[int, int]:
+    """Which of its photos (T, C, R, R) a sample takes, and which of its places, these rows."""
+    some, places = slice(rows.start, rows.stop), len(rows)
+    here = thumbnail(photos).repeat_interleave(places, 0)
+    own, there = (part[some].repeat(len(photos), 1, 1, 1) for part in (tried.own, tried.there))
+    score = differences(here, own, there, known).amin(0)  # as they are, or in one light
+    score = score.masked_fill(tried.lost.flatten()[some].repeat(len(photos)), torch.inf)
+    # Sorted and not the smallest so many: which of two equal ones is taken is then told.
+    order = score.argsort(stable=True)[: min(CLOSE, int(score.isfinite().sum()))]
+    turns, chosen = order // places, rows.start + order % places
+    # All are of one pair: it and the photos are made small, before there are many of them.
+    pair, size = tried.pairs[rows.start : rows.start + 1], min(SIDE, photos.shape[-1])
+    images, masks = known.pairs(pair)
+    images, small = (F.adaptive_avg_pool2d(part, size) for part in (images, photos))
+    masks = F.adaptive_max_pool2d(masks, size) * enlarged(tried.kept[chosen], size)
     maps = at_size(tried.maps[chosen], size / photos.shape[-1])
+    moved = warp_mask(images.expand(len(maps), -1, -1, -1), maps)
     inside = (warp_mask(masks * 2 - 1, maps) >= 0).to(images.dtype)
     ring = (dilated(inside, RING) - inside) * within(maps, size)
-    least = int(unlike(warp_mask(images, maps), here, ring).argmin())
+    # Without surroundings nothing is known: then the nearest thumbnail decides.
+    empty = (ring.sum((1, 2, 3)) == 0) | (inside.sum((1, 2, 3)) == 0)
+    least = int(unlike(moved, small[turns], ring).masked_fill(empty, torch.inf).argmin())
     return int(turns[least]), int(chosen[least])
 
 
 def unlike(images: Tensor, here: Tensor, where: Tensor) -> Tensor:
     """How much two pictures differ where one goes on as the other: (N,).
 
-    The squared difference as a share of what both vary by: 0 for equal ones, about 1 for unrelated
-    ones, also where one of them is flat. The share of the ring that differs would be smallest on
+    The squared difference as a share of what both vary by, in one light: 0 for equal ones, about 1
+    for unrelated ones, also where one of them is flat. The difference alone would be smallest on
     empty ground, for most of what surrounds a line is that.
 
     Args:
         images: (N, C, R, R) in [-1, 1].
         here: likewise.
-        where: (N, 1, R, R), 1 for pixels that count.
+        where: (N, 1, R, R), 1 for pixels that count; 0 where there are none.
     """
     total = where.sum((2, 3), keepdim=True).clamp_min(1)
 
     def mean(values: Tensor) -> Tensor:
         return (values * where).sum((2, 3), keepdim=True) / total
 
-    varied = [mean((some - mean(some)).square()) for some in (images, here)]
-    missed = mean((images - here).square()).sum((1, 2, 3))
+    # By halves, so that dark places seem no nearer than bright ones.
+    root = exposure(here, images, where).clamp(1 / GAIN, GAIN).sqrt().view(-1, 1, 1, 1)
+    lit = (images + 1) * root, (here + 1) / root
+    varied = [mean((some - mean(some)).square()) for some in lit]
+    missed = mean((lit[0] - lit[1]).square()).sum((1, 2, 3))
     return missed / (varied[0] + varied[1] + FLAT).sum((1, 2, 3))

@@ -123,8 +123,8 @@ def test_a_part_unlike_the_photos_does_not_shine_through_their_defects(
     asked, found = [], []
 
     def placed(photos, **given):
-        asked.append(photos)
-        found.append(place_on_photos(photos=photos, **given))
+        asked.append(list(photos))
+        found.append(place_on_photos(photos=asked[-1], **given))
         return found[-1]
 
     monkeypatch.setattr("defectgen.sampling.place_on_photos", placed)
@@ -134,9 +134,11 @@ def test_a_part_unlike_the_photos_does_not_shine_through_their_defects(
     batch = draw_defects(network, unlearned, range(12), 1.0, normals=True, backgrounds=below)
     images, masks, normals = batch.triplets()
     [photos], [(chosen, turns)] = asked, found
-    assert len(photos) == PHOTOS
+    assert len(photos) == 12
     for index, turn in enumerate(turns.tolist()):
-        photo = (photos[turn][index] + 1) / 2
+        assert 1 < len(photos[index]) <= PHOTOS
+        assert len(photos[index].unique(dim=0)) == len(photos[index])  # none is tried twice
+        photo = (photos[index][turn] + 1) / 2
         torch.testing.assert_close(normals[index], photo, rtol=0, atol=1e-6)
         named = goods[int(batch.backgrounds[index])].float() / 255
         torch.testing.assert_close(normals[index], named, rtol=0, atol=1e-6)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from defectgen import seams
 from defectgen.moves import moves_from
-from defectgen.networks.known import KnownDefects
+from defectgen.networks.known import KnownDefects, exposure
 from defectgen.seams import place_on_photos, unlike
 
 SIDE, PLACES = 64, 256
@@ -43,8 +43,10 @@ def gaps(side=SIDE, count=1):
 
 def placed_on(known, photos, count=24, weights=None, first=0):
     weights = torch.ones(count, len(known.masks)) if weights is None else weights
-    some = [photo.expand(count, -1, -1, -1) for photo in photos]
-    return place_on_photos(known, MOVES, weights, some, sources(count, first), PLACES, bend=0.0)
+    some = torch.cat(photos)
+    return place_on_photos(
+        known, MOVES, weights, [some] * count, sources(count, first), PLACES, bend=0.0
+    )
 
 
 def cut(placed, photo):
@@ -59,15 +61,18 @@ def test_unlike_is_the_squared_difference_as_a_share_of_what_both_vary_by():
     source = torch.Generator().manual_seed(0)
     a, b = torch.rand(2, 3, 2, 16, 16, generator=source) * 2 - 1
     where = (torch.rand(3, 1, 16, 16, generator=source) < 0.4).float()
+    gain = exposure(b, a, where)
     expected = []
-    for one, other, ring in zip(a.numpy(), b.numpy(), where[:, 0].numpy() > 0, strict=True):
+    for one, other, ring, f in zip(
+        a.numpy(), b.numpy(), where[:, 0].numpy() > 0, gain, strict=True
+    ):
         x, y = one[:, ring].astype(np.float64), other[:, ring].astype(np.float64)
+        x, y = (x + 1) * float(f) ** 0.5, (y + 1) / float(f) ** 0.5
         missed = ((x - y) ** 2).mean(1).sum()
         expected.append(missed / (x.var(1) + y.var(1) + seams.FLAT).sum())
     found = unlike(a, b, where)
     torch.testing.assert_close(found, torch.tensor(expected).float(), rtol=1e-4, atol=1e-5)
-    assert unlike(a, a, where).tolist() == [0, 0, 0]
-    assert unlike(a, b, torch.zeros_like(where)).tolist() == [0, 0, 0]
+    torch.testing.assert_close(unlike(a, a, where), torch.zeros(3))
 
 
 def test_empty_ground_is_no_likeness_of_a_line():
@@ -77,7 +82,8 @@ def test_empty_ground_is_no_likeness_of_a_line():
     assert (own - empty).abs().mean() < 0.3
     assert float(unlike(own, empty, ring)) > 0.9
     assert float(unlike(own, near, ring)) < 0.9
-    faint = torch.ones(1, 1, SIDE, SIDE) + 0.05 * torch.randn(1, 1, SIDE, SIDE)
+    source = torch.Generator().manual_seed(0)
+    faint = empty + 0.05 * torch.randn(1, 1, SIDE, SIDE, generator=source)
     assert float(unlike(empty, faint, ring)) < 0.2
 
 
@@ -161,9 +167,99 @@ def test_with_hardly_a_place_the_own_one_is_left(few):
     """Whatever the photos show, a mask is never empty and never outside."""
     known = gaps()
     placed, turn = place_on_photos(
-        known, MOVES, torch.ones(4, 1), [-line(5).expand(4, -1, -1, -1)], sources(4), few, bend=0.0
+        known, MOVES, torch.ones(4, 1), [-line(5)] * 4, sources(4), few, bend=0.0
     )
     assert placed.masks.flatten(1).any(1).all()
     assert turn.tolist() == [0, 0, 0, 0]
     if few == 1:
         assert torch.equal(placed.masks, (known.masks > 0).expand(4, -1, -1, -1))
+
+
+def test_the_same_photo_twice_is_no_second_one(monkeypatch):
+    """`sampling` shows each once; even if it did not, the best place is the best place."""
+    known, photo = gaps(), line(16)
+    monkeypatch.setattr(seams, "CLOSE", 10_000)
+    once, _ = placed_on(known, [photo], count=6)
+    again, turn = placed_on(known, [photo, photo], count=6)
+    assert torch.equal(once.masks, again.masks)
+    assert turn.tolist() == [0] * 6
+
+
+@pytest.mark.parametrize("side", [SIDE, 256, 512])
+def test_a_scratch_of_one_pixel_has_surroundings(side, monkeypatch):
+    """In a small picture, too: with none its place would look like any other."""
+    known, rings = gaps(side), []
+    known.masks.zero_()
+    known.masks[..., side // 4, side // 4 : side // 2] = 1
+    monkeypatch.setattr(seams, "unlike", lambda *given: rings.append(given[2]) or unlike(*given))
+    placed, _ = placed_on(known, [line(side // 4, side), line(side // 8, side)], count=2)
+    assert placed.masks.flatten(1).any(1).all()
+    shares = torch.cat(rings).flatten(1).any(1).float()
+    assert shares.mean() > 0.8
+
+
+def test_a_place_without_surroundings_is_never_the_best():
+    """A mask that fills the photo leaves none where it is moved to fill it, too."""
+    known = gaps()
+    known.masks.fill_(1)
+    known.masks[..., :6, :] = 0
+    found = []
+    for count in (1, 6):
+        placed, turn = placed_on(known, [line(30), line(12)], count=count)
+        assert placed.masks.flatten(1).any(1).all()
+        found.append(int(turn[0]))
+    assert found[0] == found[1]
+
+
+def test_the_inside_of_a_defect_does_not_count():
+    """What it hides is another one: a hole in a line is not looked for where there is none."""
+    known, other = gaps(), line(16)
+    known.images[known.masks > 0] = 0  # a black blot instead of a gap
+    blot = torch.full_like(other, -1.0)
+    placed, turn = placed_on(known, [blot, other], count=12)
+    assert turn.tolist() == [1] * 12
+    assert (off(placed, turn, (0, 16)) < 1).float().mean() > 0.7
+
+
+def test_a_darker_photo_of_the_same_thing_fits():
+    """A defect takes the light of its place later; empty ground does not look like its line."""
+    known, empty = gaps(), torch.full((1, 1, SIDE, SIDE), 0.9)
+    known.images.copy_((known.images.float() * 0.8 + 20).byte())
+    known.scenes.copy_((known.scenes + 1) * 0.8 + 0.16 - 1)
+    dark = (line(16) * 0.8 + 1 + 0.16) * 0.45 - 1
+    _, turn = placed_on(known, [empty, dark])
+    assert (turn == 1).float().mean() > 0.9
+
+
+def test_a_defect_is_adapted_to_the_photo_that_it_takes():
+    known = gaps()
+    known.images.copy_((known.images.float() * 0.5 + 60).byte())  # gray, so of no two levels
+    known.scenes.copy_(known.scenes * 0.5)
+    bright, dark = (0.5 * line(16) + 1) - 1, (0.5 * line(16) + 1) * 0.6 - 1
+    for photos, wanted in (([torch.zeros_like(dark), dark], dark), ([dark * 0, bright], bright)):
+        placed, turn = placed_on(known, photos, count=8)
+        assert turn.tolist() == [1] * 8
+        light = (placed.examples + 1)[placed.masks].median()
+        ground = (wanted + 1).max()
+        assert float(light / ground) == pytest.approx(1, abs=0.15)
+
+
+def test_pieces_that_are_left_out_have_no_surroundings():
+    """So of two pieces the one beside which lies what no photo has is left out."""
+    known, other = gaps(), line(16)
+    known.masks[0, :, 44:52, 6:12] = 1
+    known.images[0, :, 44:52, 6:12] = 0
+    known.images[0, :, 40:44, 4:14] = 0
+    placed, turn = placed_on(known, [torch.ones_like(other), other], count=24)
+    assert not placed.masks[:, 0, 36:].any()
+    assert (off(placed, turn, (0, 16)) < 1).float().mean() > 0.7
+
+
+def test_no_place_takes_a_defect_out_of_the_picture():
+    known = gaps()
+    known.masks.zero_()
+    known.masks[..., 11:21, :9] = 1
+    known.images[..., :9] = 255
+    placed, _ = placed_on(known, [line(16), line(9)], count=40)
+    kept = placed.masks.sum((1, 2, 3)) / known.masks.sum()
+    assert (kept > 0.75).all()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,8 +15,6 @@ from defectgen.ordering import sort_rows
 THUMBNAIL = 16
 #: Planes that tell a block where the mask is.
 PLANES = 2
-#: Pixels per side that are looked at to tell whether images are bilevel.
-COUNTED = 64
 #: Width in pixels of the ring around a mask that tells the brightness of a place.
 RING = 3
 #: An example becomes at most so many times as bright, or as dark.
@@ -26,16 +26,17 @@ CONTRAST, MIDDLE = 1.5, 32
 #: Where it differs by less than so much, on average over the mask (white and black differ by 2), it
 #: is made stronger, but not more than so many times: nobody learns from what cannot be seen.
 VISIBLE, STRONGER = 40 / 255, 2.0
-#: A defect that covers more than this share of the picture is a region with a grain of its own: it
-#: is seen however faint it is; stronger its grain would be another one, and it would show a bend.
-REGION = 0.3
+#: A defect that covers more than this share of the picture is a region with a grain of its own, or
+#: with an edge of the part: it is seen however faint it is; stronger its grain would be another
+#: one, and it would show a bend.
+REGION = 0.2
 #: Share of the variance of photos that renders of the parts most like them have to explain, or the
 #: backbone has not learned the product. Measured at 64 px: circuits -0.1 to 0.2, all others 0.6 to
 #: 1.0.
 EXPLAINED = 0.3
-#: Photos are bilevel, one bit a pixel, if of all pixels, and of those in the masks, more than this
-#: share are black or white, up to so many levels of 255.
-BILEVEL, EXTREME = 0.95, 12
+#: Photos are bilevel, one bit a pixel, if black and white, up to so many levels of 255, both occur,
+#: and gray less than a tenth as often as the rarer one: in the pictures, and inside the masks.
+EXTREME, GRAY = 12, 0.1
 #: While a branch learns, an example is shown at one of so many levels, see `coarser`.
 LEVELS = 2
 #: Reach of the distance plane, in cells.
@@ -62,6 +63,8 @@ class KnownDefects(nn.Module):
         size = count, channels, resolution, resolution
         self.register_buffer("images", torch.zeros(size, dtype=torch.uint8))
         self.register_buffer("scenes", torch.zeros(count, channels, THUMBNAIL, THUMBNAIL))
+        self._levels: tuple[float, float] | None = None
+        self._counted = False
 
     @torch.no_grad()
     def set(self, masks: Tensor, images: Tensor, backgrounds: Tensor) -> None:
@@ -72,6 +75,11 @@ class KnownDefects(nn.Module):
         self.masks.copy_(masks)
         self.images.copy_(as_bytes(images))
         self.scenes.copy_(thumbnail(backgrounds))
+        self._counted = False
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._counted = False
 
     def holds(self, masks: Tensor, images: Tensor) -> bool:
         """Whether these are the pairs: to the byte, so that no device's rounding decides."""
@@ -80,26 +88,40 @@ class KnownDefects(nn.Module):
         return same and torch.equal(self.masks > 0, masks)
 
     @property
-    def bilevel(self) -> bool:
-        """Whether the images are black and white: then no defect on them is gray, see BILEVEL."""
-        step = max(1, self.images.shape[-1] // COUNTED)
-        images, masks = (some[..., ::step, ::step] for some in (self.images, self.masks))
-        extreme = (images <= EXTREME) | (images >= 255 - EXTREME)
-        inside = extreme[(masks > 0).expand_as(images)]
-        return all(bool(some.float().mean() > BILEVEL) for some in (extreme, inside))
+    def levels(self) -> tuple[float, float] | None:
+        """Black and white of bilevel images, in [-1, 1]; None if there is gray, see GRAY."""
+        if not self._counted:  # once: hundreds of large images take a while
+            self._levels, self._counted = _levels(self.images, self.masks), True
+        return self._levels
 
     def shown(
         self, images: Tensor, masks: Tensor, scenes: Tensor | None, contrast: Tensor | None = None
     ) -> Tensor:
-        """Moved images `adapted` to these scenes; of bilevel ones each pixel is black or white."""
-        if self.bilevel:
-            return images.sign()
-        return adapted(images, masks, scenes, contrast)
+        """Moved images `adapted` to these scenes; of bilevel ones no channel of a pixel is gray."""
+        if self.levels is None:
+            return adapted(images, masks, scenes, contrast)
+        black, white = images.new_tensor(self.levels)
+        return torch.where(images >= (black + white) / 2, white, black)
 
     def pairs(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Images (N, C, R, R) in [-1, 1] and masks (N, 1, R, R), 0 or 1, of these pairs."""
         dtype = self.scenes.dtype
         return self.images[index].to(dtype) / 127.5 - 1, self.masks[index].to(dtype)
+
+
+def _levels(images: Tensor, masks: Tensor) -> tuple[float, float] | None:
+    """`KnownDefects.levels` of uint8 images (n, C, R, R) and masks (n, 1, R, R)."""
+    counts = torch.zeros(2, 3, dtype=torch.float64)  # all, and inside the masks; black, white, gray
+    sums = torch.zeros(2, dtype=torch.float64)
+    for image, mask in zip(images, masks, strict=True):  # one by one, for all would take much
+        black, white = image <= EXTREME, image >= 255 - EXTREME
+        kinds = torch.stack([black, white, ~(black | white)])
+        counts += torch.stack([some.sum((1, 2, 3)).cpu() for some in (kinds, kinds & (mask > 0))])
+        sums += torch.stack([image[some].sum().cpu() for some in (black, white)])
+    if not bool((counts[:, 2] < GRAY * counts[:, :2].amin(1)).all()):
+        return None
+    black, white = (sums / counts[0, :2] / 127.5 - 1).tolist()
+    return black, white
 
 
 def as_bytes(images: Tensor) -> Tensor:
