@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 
 from defectgen import seams
+from defectgen.augment.warp import within
 from defectgen.moves import moves_from
 from defectgen.networks.known import KnownDefects, exposure
+from defectgen.placement import try_places
 from defectgen.seams import place_on_photos, unlike
 
 SIDE, PLACES = 64, 256
@@ -198,17 +200,40 @@ def test_a_scratch_of_one_pixel_has_surroundings(side, monkeypatch):
     assert shares.mean() > 0.8
 
 
-def test_a_place_without_surroundings_is_never_the_best():
-    """A mask that fills the photo leaves none where it is moved to fill it, too."""
-    known = gaps()
+def test_a_place_without_surroundings_is_never_the_best(monkeypatch):
+    """A mask that fills its photo but for a rim leaves none where it is made larger."""
+    known, rings = gaps(), []
     known.masks.fill_(1)
-    known.masks[..., :6, :] = 0
-    found = []
-    for count in (1, 6):
-        placed, turn = placed_on(known, [line(30), line(12)], count=count)
-        assert placed.masks.flatten(1).any(1).all()
-        found.append(int(turn[0]))
-    assert found[0] == found[1]
+    known.masks[..., :4, :] = 0
+    monkeypatch.setattr(seams, "unlike", lambda *given: rings.append(given[2]) or unlike(*given))
+    placed, _ = placed_on(known, [-line(30)], count=6)
+    left = torch.cat(rings).flatten(1).any(1)
+    assert left.any()
+    assert not left.all()
+    assert (~placed.masks).flatten(1).any(1).all()
+
+
+def test_what_is_mirrored_at_a_border_is_no_surroundings(monkeypatch):
+    known, inside, rings = gaps(), [], []
+    known.masks.zero_()
+    known.masks[..., 10:20, :9] = 1
+    monkeypatch.setattr(seams, "within", lambda *given: inside.append(within(*given)) or inside[-1])
+    monkeypatch.setattr(seams, "unlike", lambda *given: rings.append(given[2]) or unlike(*given))
+    placed_on(known, [line(16)], count=2)
+    beyond, where = ~torch.cat(inside), torch.cat(rings)
+    assert beyond.any()
+    assert where.any()
+    assert not (where * beyond).any()
+
+
+def test_places_that_lose_the_defect_are_not_looked_at():
+    known = gaps()
+    tried = try_places(known, MOVES, torch.ones(1, 1), sources(1), 32, bend=0.0, alone=True)
+    for left in (5, 20):
+        lost = torch.ones(1, 32, dtype=torch.bool)
+        lost[0, left] = False
+        found = seams._best(known, tried._replace(lost=lost), line(16), range(32))
+        assert found == (0, left)
 
 
 def test_the_inside_of_a_defect_does_not_count():
