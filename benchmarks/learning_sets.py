@@ -65,7 +65,7 @@ SETS = {
 #: Sets on which nothing was chosen up to f6d2346: what other defects and products may expect. Since
 #: then `known.REGION` (on the uneven tiles) and, on the first two of circuits, what warns of a poor
 #: backbone and how defects are drawn on photos without a good one (`known.EXPLAINED`,
-#: `known.BILEVEL`, `seams`) were. Nothing was on the last three.
+#: `known.GRAY`, `seams`) were. Nothing was on the last three.
 UNSEEN = {
     "magnetic_tile/blowhole": ("tile", "blowhole"),
     "magnetic_tile/uneven": ("tile", "uneven"),

@@ -42,8 +42,8 @@ class Sampled:
             return_masks: also return the masks.
             return_normals: also return the same parts without defect.
             good_images: draw the defects on these photos, as for ``Backbone.fit``, instead of on
-                parts that the backbone draws. Each sample takes one of them at random, with
-                replacement; beyond the reach of its defect the photo stays as it is, at the
+                parts that the backbone draws. Each sample takes one of them by its seed, some more
+                than once; beyond the reach of its defect the photo stays as it is, at the
                 backbone's resolution. Not with the preset. They are read at each call, unless they
                 come from `defectgen.data.images.load_images`.
             seed: sample i depends on seed + i, and on ``good_images``, only; None draws a fresh
