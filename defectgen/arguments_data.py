@@ -74,6 +74,9 @@ def _add_layout(parser: argparse.ArgumentParser, category: str) -> None:
     )
     parser.add_argument("--category", metavar="NAME", help=category)
     parser.add_argument(
+        "--split", metavar="NAME", help="of VisA: 1cls (default), 2cls_fewshot, or 2cls_highshot"
+    )
+    parser.add_argument(
         "--square",
         choices=("crop", "pad"),
         help="oblong images: the middle, or borders repeated (default: pad for visa, else refused)",

@@ -24,7 +24,7 @@ _TRAINING = _SPOKEN | {
     "or pass good=": "or give that folder itself",
     "or pass defects=": "or give that folder itself, and its masks",
 }
-_OPTIONS = ("layout", "category", "square", "defect", "sheet")
+_OPTIONS = ("layout", "category", "split", "square", "defect", "sheet")
 
 
 def training_images(arguments: argparse.Namespace, name: str = "GOOD_IMAGES") -> list[Value]:
@@ -51,6 +51,7 @@ def check_reports(arguments: argparse.Namespace) -> list[DataReport]:
             arguments.path,
             layout=arguments.layout,
             category=arguments.category,
+            split=arguments.split,
             square=arguments.square,
             sheet=arguments.sheet,
         )
@@ -62,7 +63,7 @@ def report_text(reports: Sequence[DataReport], sheet: str | None) -> str:
 
 
 def _choices(arguments: argparse.Namespace) -> dict[str, Any]:
-    names = ("layout", "category", "square", "drop_bad")
+    names = ("layout", "category", "split", "square", "drop_bad")
     return {name: getattr(arguments, name) for name in names}
 
 

@@ -17,6 +17,7 @@ from defectgen.data.mvtec import GOOD
 from defectgen.data.pictures import decode_image, resize_image
 from defectgen.data.report import DataReport, Usable, inspect
 from defectgen.data.survey import existing_folder, printable
+from defectgen.data.visa import SPLITS
 from defectgen.errors import ConfigError, ImageError
 from defectgen.files import check_writable
 from defectgen.sheet import SheetRow, contact_sheet
@@ -29,6 +30,7 @@ def check_data(
     *,
     layout: str = "auto",
     category: str | None = None,
+    split: str | None = None,
     square: Square = None,
     sheet: str | os.PathLike[str] | None = None,
 ) -> list[DataReport]:
@@ -38,6 +40,7 @@ def check_data(
         path: The folder of a category, of all categories, or of one's own photos.
         layout: "mvtec", "visa", "folder", or "auto", which looks at the folders.
         category: The name of a folder in `path`; None takes all that have the layout.
+        split: Of VisA, as in its loader, whose default None takes; other layouts have none.
         square: As in the loaders; None takes their default.
         sheet: A PNG file to write with images of every part and type, masks outlined; not written
             if no image can be used.
@@ -51,13 +54,14 @@ def check_data(
         OSError: the disk is full.
     """
     check_choice("layout", layout, LAYOUTS)
+    check_choice("split", split, (None, *SPLITS))
     check_choice("square", square, SQUARES)
     folder = existing_folder(path, "path")
     if sheet is not None:
         _check_sheet(sheet)
     reports, rows = [], []
     for home in find_folders(folder, layout, category):
-        survey = survey_layout(home, layout)
+        survey = survey_layout(home, layout, split)
         report, usable = inspect(survey, square_of(survey, square))
         reports.append(report)
         if sheet is not None:

@@ -307,7 +307,9 @@ def test_photos_that_are_not_there_are_one_sentence(photos, models, tmp_path, ca
     fit = ("fit", models / "product")
     for words in ((tmp_path / "x",), (photos / "good",), (photos / "good", tmp_path / "x")):
         assert run(*fit, *words, *out) == 1
-    assert run(*fit, photos / "scratch", photos / "masks", "--layout", "visa", *out) == 2
+    pair = (photos / "scratch", photos / "masks")
+    assert run(*fit, *pair, "--layout", "visa", *out) == 2
+    assert run(*fit, *pair, "--split", "1cls", *out) == 2
     lines = capsys.readouterr().err.splitlines()
     starts = (
         "GOOD_IMAGES: must name a folder; got ",
@@ -315,6 +317,7 @@ def test_photos_that_are_not_there_are_one_sentence(photos, models, tmp_path, ca
         "MASKS: must be given where none lie beside the images; got none for ",
         "MASKS: must name a folder of masks or annotations, or a COCO file (.json); got ",
         "--layout: belongs to a data set; got 'visa' with ",
+        "--split: belongs to a data set; got '1cls' with ",
     )
     for line, start in zip(lines, starts, strict=True):
         assert line.startswith(f"defectgen: {start}")

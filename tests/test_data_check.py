@@ -86,6 +86,18 @@ def test_the_table_of_the_split_is_found_from_inside(tmp_path, monkeypatch):
     assert report.counts["test/good"] == 1
 
 
+def test_the_split_can_be_chosen(tmp_path, capsys):
+    visa(tmp_path / "v")
+    assert run(tmp_path / "v", "--split", "2cls_fewshot") == 0
+    assert "train/chunk of wax missing" in capsys.readouterr().out
+    assert run(tmp_path / "v", "--split", "few") == 2
+    mvtec(tmp_path / "m")
+    assert run(tmp_path / "m", "--split", "1cls") == 2
+    few, other = capsys.readouterr().err.splitlines()
+    assert few.startswith("defectgen: --split: must be one of ")
+    assert other.startswith("defectgen: --split: belongs to VisA as its owners distribute it; got ")
+
+
 def test_report_and_sheet(tmp_path, capsys):
     home = mvtec(tmp_path)
     for k in range(20):

@@ -28,7 +28,7 @@ from defectgen.data.survey import (
     printable,
     subfolders,
 )
-from defectgen.data.visa import is_visa, survey_visa
+from defectgen.data.visa import SPLITS, is_visa, survey_visa
 from defectgen.errors import ConfigError, ImageError, MaskError
 
 LAYOUTS = ("auto", "mvtec", "visa", "folder")
@@ -42,6 +42,7 @@ def good_images(
     *,
     layout: str = "auto",
     category: str | None = None,
+    split: str | None = None,
     square: Square = None,
     drop_bad: bool = False,
 ) -> list[Value]:
@@ -51,6 +52,7 @@ def good_images(
         path: A data set, the folder of all its categories, or a folder that holds pictures itself.
         layout: "mvtec", "visa", "folder", or "auto", which looks at the folders.
         category: The name of a folder in `path`; needed where several are data sets.
+        split: Of VisA, as in its loader, whose default None takes; other layouts have none.
         square: As in the loaders; None takes their default.
         drop_bad: Leave out what cannot be used, with a warning, if anything is left.
 
@@ -61,15 +63,16 @@ def good_images(
         ConfigError: an argument is out of its range, or a category has to be named.
         ImageError: there is no such folder, or files cannot be used; all of them are listed.
     """
-    folder = _named(path, layout, category, square)
+    folder = _named(path, layout, category, split, square)
     if layout == "auto" and pictures(folder):
+        _check_no_split(split, folder)
         survey = Survey("folder", folder)
         survey.add_good("train", survey.files_in(folder))
         if _is_set(folder) or holds_good(folder):
             text = "holds pictures itself, which are taken, and a data set, which is not"
             survey.warn(folder, f"{text}: name the layout, or move the pictures")
     else:
-        survey = survey_layout(_single(folder, layout, category), layout, "good")
+        survey = survey_layout(_single(folder, layout, category), layout, split, want="good")
         survey.entries = [entry for entry in survey.entries if entry.part == "train"]
     return [item.image for item in _usable(survey, square, drop_bad, "good images")]
 
@@ -81,6 +84,7 @@ def defect_pairs(
     defect: str | None = None,
     layout: str = "auto",
     category: str | None = None,
+    split: str | None = None,
     square: Square = None,
     drop_bad: bool = False,
 ) -> DefectImages:
@@ -94,6 +98,7 @@ def defect_pairs(
         defect: The type; needed where there are several.
         layout: As in `good_images`.
         category: As in `good_images`.
+        split: As in `good_images`.
         square: As in the loaders; None takes their default.
         drop_bad: Leave out what cannot be used, with a warning, if anything is left.
 
@@ -106,18 +111,21 @@ def defect_pairs(
         ImageError: there is no such folder, or files cannot be used; all of them are listed.
         MaskError: the same, if they are all about masks.
     """
-    folder = _named(path, layout, category, square)
+    folder = _named(path, layout, category, split, square)
     if masks is not None:
-        if layout != "auto" or category is not None:
-            name, value = ("layout", layout) if category is None else ("category", category)
+        given = {"category": category, "split": split, "layout": layout}
+        for name, value in given.items():
+            if value in (None, "auto"):
+                continue
             raise ConfigError(
                 f"{name}: belongs to a data set; got {value!r} with masks; leave out one of them"
             )
         survey = survey_pairs(folder, _source(masks))
     elif layout == "auto" and pictures(folder) and not _is_set(folder):
+        _check_no_split(split, folder)
         survey = survey_pairs(folder, _masks_of(folder))
     else:
-        survey = survey_layout(_single(folder, layout, category), layout, "defects")
+        survey = survey_layout(_single(folder, layout, category), layout, split, want="defects")
     usable = _usable(_one_type(survey, defect), square, drop_bad, "defect images")
     # Without a mask there is no entry of a defect.
     return DefectImages(
@@ -139,8 +147,14 @@ def find_folders(folder: Path, layout: str, category: str | None) -> list[Path]:
     return below or [folder]
 
 
-def survey_layout(folder: Path, layout: str, want: Want = "all") -> Survey:
-    """List what a data set holds, in the layout named or in the one it looks like."""
+def survey_layout(
+    folder: Path, layout: str, split: str | None = None, *, want: Want = "all"
+) -> Survey:
+    """List what a data set holds, in the layout named or in the one it looks like.
+
+    Raises:
+        ConfigError: a split of what has none.
+    """
     if layout == "auto":
         layout = "folder"
         if is_visa(folder):
@@ -148,10 +162,13 @@ def survey_layout(folder: Path, layout: str, want: Want = "all") -> Survey:
         elif is_mvtec(folder):
             kinds = {path.name for path in subfolders(folder / "test")} - {GOOD}
             layout = "visa" if kinds == _REARRANGED else "mvtec"
+    if layout != "visa" or not is_visa(folder):
+        _check_no_split(split, folder)
     if layout == "visa":
         # The table of the split lies beside the folder, also if that was given as ".".
         # Links stay as they are: the names in the table are those of the user's folders.
-        return survey_visa(Path(os.path.abspath(folder)), want=want)
+        home = Path(os.path.abspath(folder))
+        return survey_visa(home, SPLITS[0] if split is None else split, want=want)
     if layout == "mvtec":
         return survey_mvtec(folder, want=want)
     return survey_folder(folder, want=want)
@@ -162,8 +179,15 @@ def square_of(survey: Survey, square: Square) -> Square:
     return "pad" if square is None and survey.layout == "visa" else square
 
 
-def _named(path: str | os.PathLike[str], layout: str, category: str | None, square: Square) -> Path:
+def _named(
+    path: str | os.PathLike[str],
+    layout: str,
+    category: str | None,
+    split: str | None,
+    square: Square,
+) -> Path:
     check_choice("layout", layout, LAYOUTS)
+    check_choice("split", split, (None, *SPLITS))
     check_choice("square", square, SQUARES)
     folder = existing_folder(path, "path")
     return folder if category is None else category_folder(folder, category)
@@ -177,6 +201,14 @@ def _single(folder: Path, layout: str, category: str | None) -> Path:
             f"choose {_listed([one.name for one in found])}"
         )
     return found[0]
+
+
+def _check_no_split(split: str | None, folder: Path) -> None:
+    if split is not None:
+        raise ConfigError(
+            f"split: belongs to VisA as its owners distribute it; got {split!r} for "
+            f"{str(folder)!r}, which is not arranged so; leave it out"
+        )
 
 
 def _is_set(folder: Path) -> bool:

@@ -23,6 +23,7 @@ from defectgen.data.survey import (
     plain_name,
 )
 
+#: The first is the default.
 SPLITS = ("1cls", "2cls_fewshot", "2cls_highshot")
 ANNOTATIONS = "image_anno.csv"
 NORMAL = "normal"  # the label of good images
@@ -65,7 +66,7 @@ class VisA(DefectData):
         root: str | os.PathLike[str],
         category: str,
         *,
-        split: str = "1cls",
+        split: str = SPLITS[0],
         square: Square = "pad",
         drop_bad: bool = False,
     ) -> None:
@@ -76,7 +77,7 @@ class VisA(DefectData):
         root: str | os.PathLike[str],
         category: str,
         *,
-        split: str = "1cls",
+        split: str = SPLITS[0],
         square: Square = "pad",
     ) -> DataReport:
         """Return the report, whatever it says, instead of raising."""
@@ -88,7 +89,7 @@ def is_visa(folder: Path) -> bool:
     return (folder / _NORMAL).is_dir() or (folder / _ANOMALY).is_dir()
 
 
-def survey_visa(folder: Path, split: str = "1cls", want: Want = "all") -> Survey:
+def survey_visa(folder: Path, split: str = SPLITS[0], want: Want = "all") -> Survey:
     """List the entries of one category, or those of them that are wanted.
 
     Names in tables are looked up among the files that are there, and never joined to a path.

@@ -329,6 +329,37 @@ def test_no_defects_at_all(tmp_path: Path) -> None:
             defect_pairs(tmp_path, defect=defect)
 
 
+def test_the_split_of_visa_can_be_chosen(tmp_path: Path) -> None:
+    home = visa(tmp_path / "v")
+    (tmp_path / "v" / "split_csv" / "1cls.csv").unlink()
+    few = defect_pairs(home, defect="chunk of wax missing", split="2cls_fewshot")
+    assert names(few.images) == ["000.JPG"]  # the other is for the test
+    assert names(good_images(home, split="2cls_fewshot")) == ["0000.JPG", "0001.JPG", "0002.JPG"]
+    with pytest.warns(DataWarning, match="1cls.csv: is missing"):
+        assert len(good_images(home)) == 4  # as without the table of "1cls"
+    with pytest.raises(ConfigError, match="split: must be one of None, '1cls', '2cls_fewshot'"):
+        good_images(home, split="3cls")
+
+
+def test_a_split_of_what_has_none_is_refused(tmp_path: Path) -> None:
+    images, masks = plain(tmp_path / "plain")
+    mvtec(tmp_path / "m")
+    mvtec(tmp_path / "r", "candle", kinds=("bad",))  # the owners' other tree, split already
+    visa(tmp_path / "v")
+    photo(tmp_path / "v" / "candle" / "beside.png", 3)
+    said = "split: belongs to VisA as its owners distribute it; got '1cls' for "
+    for path in (images, tmp_path / "m", own(tmp_path / "o"), tmp_path / "v" / "candle"):
+        with pytest.raises(ConfigError, match=said):
+            good_images(path, split="1cls")
+    with pytest.raises(ConfigError, match=said):
+        good_images(tmp_path / "r", layout="visa", split="1cls")
+    mask(images / "0_mask.png")
+    with pytest.raises(ConfigError, match=said):
+        defect_pairs(images, split="1cls")
+    with pytest.raises(ConfigError, match="split: belongs to a data set; got '1cls' with masks"):
+        defect_pairs(images, masks, split="1cls")
+
+
 # -- pairs of two folders --------------------------------------------------------------------------
 
 
