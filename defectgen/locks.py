@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from defectgen.errors import ConfigError
 
@@ -14,8 +18,9 @@ from defectgen.errors import ConfigError
 def held(folder: Path, name: str) -> Iterator[None]:
     """Keep a folder for this process until the block, or the process, has ended.
 
-    The folder itself is locked, so nothing is left behind. Where the system has no such lock
-    (Windows, some network drives) there is none.
+    The folder itself is locked, so nothing is left behind; on Windows, where a folder cannot be, a
+    file of its own in the temporary folder, which only this machine sees. Where there are no locks
+    (some network drives) there is none.
 
     Args:
         folder: an existing folder.
@@ -27,17 +32,15 @@ def held(folder: Path, name: str) -> Iterator[None]:
     try:
         import fcntl
     except ImportError:
-        yield
+        with _held_by_name(folder, name):
+            yield
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ConfigError(
-                f"{name}: a folder that no other run is using; got {str(folder)!r}, into which "
-                "another one is writing now; wait for it, or choose another folder"
-            ) from error
+            raise _taken(folder, name) from error
         except OSError:
             pass
         yield
@@ -45,3 +48,28 @@ def held(folder: Path, name: str) -> Iterator[None]:
         with suppress(OSError):  # a process that was forked meanwhile has the handle, too
             fcntl.flock(handle, fcntl.LOCK_UN)
         os.close(handle)
+
+
+@contextmanager
+def _held_by_name(folder: Path, name: str) -> Iterator[None]:
+    # Not within the folder: that is replaced, and judged by what it holds.
+    spelled = os.path.normcase(folder.resolve())
+    key = hashlib.sha256(spelled.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    lock = FileLock(os.path.join(tempfile.gettempdir(), f"defectgen-{key}.lock"))
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise _taken(folder, name) from error
+    except OSError:
+        pass
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _taken(folder: Path, name: str) -> ConfigError:
+    return ConfigError(
+        f"{name}: a folder that no other run is using; got {str(folder)!r}, into which "
+        "another one is writing now; wait for it, or choose another folder"
+    )

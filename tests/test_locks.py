@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from defectgen.errors import ConfigError
 from defectgen.locks import held
@@ -67,8 +70,29 @@ def test_a_file_system_without_locks_is_no_obstacle(tmp_path, monkeypatch, numbe
         pass
 
 
-def test_a_system_without_locks_is_no_obstacle(tmp_path, monkeypatch):
+def test_where_folders_cannot_be_locked_a_file_elsewhere_is(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "fcntl", None)
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir()
+    two.mkdir()
+    monkeypatch.chdir(tmp_path)
+    with held(one, "x"), held(two, "x"):
+        for same in (one, Path("one"), two / ".." / "one"):
+            with pytest.raises(ConfigError, match="^x: a folder that no other run"), held(same, "x"):
+                pass
+        assert [*one.iterdir(), *two.iterdir()] == []
+    with held(one, "x"):
+        pass
+
+
+def test_a_temporary_folder_that_cannot_be_used_is_no_obstacle(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "not here")
+
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    monkeypatch.setattr(FileLock, "acquire", refuse)
     with held(tmp_path, "x"), held(tmp_path, "x"):
         pass
 
