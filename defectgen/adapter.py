@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, cast
 
@@ -220,7 +221,7 @@ def _load_backbone(
 def _places(found: Resolved, source: str) -> list[Path]:
     """The folders in which the backbone may lie that config.json names by its path."""
     # What was downloaded may name no path of this machine; what was saved here never has "..".
-    if found.source is not None or ".." in Path(source).parts or "\\" in source and os.sep == "/":
+    if found.source is not None or ".." in re.split(r"[/\\]", source):
         raise WeightsError(
             f"backbone: must be named by a path without '..', in a folder saved here; got "
             f"{source!r}; restore the config.json that save_pretrained wrote"
@@ -228,7 +229,8 @@ def _places(found: Resolved, source: str) -> list[Path]:
     # A relative source is relative to the synthesizer's own folder.
     path = found.folder / source
     # An experiment that was moved or copied as a whole; the digest tells which is the right one.
-    moved = found.folder.resolve().parent / path.name
+    # It may come from a Windows machine, also to one whose paths are others.
+    moved = found.folder.resolve().parent / PureWindowsPath(source).name
     there = [place for place in (path, moved) if place.is_dir()]
     if not there:
         raise WeightsError(

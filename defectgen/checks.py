@@ -9,6 +9,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from defectgen.errors import ConfigError
+from defectgen.system import memory
 
 MIN_RESOLUTION = 32
 MAX_RESOLUTION = 1024
@@ -136,15 +137,12 @@ def check_room(n: object, each: int, advice: str) -> None:
     Raises:
         ConfigError: they do not.
     """
-    try:
-        room = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):  # Windows has no such question
-        return
+    known = memory()
     total = 2 * int(n) * each  # type: ignore[call-overload]  # check_range proved it
-    if total > room:
+    if known is not None and total > known[0]:
         raise ConfigError(
             f"n: as many as fit into memory; got {n}, which take {total / 1e9:.0f} GB of the "
-            f"{room / 1e9:.0f} there are; {advice}"
+            f"{known[0] / 1e9:.0f} there are; {advice}"
         )
 
 

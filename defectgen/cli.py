@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -14,6 +16,7 @@ from defectgen.arguments import command_line, run_folder
 from defectgen.console import disk_text, messages_on_stderr
 from defectgen.errors import ConfigError, DefectGenError
 from defectgen.files import RESUME_NAME, check_fillable, run_beside
+from defectgen.system import WINDOWS
 
 # The commands import what is heavy themselves, so that --help answers at once.
 
@@ -32,6 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = command_line().parse_args(argv)
     command = COMMANDS[arguments.command]
+    # Names of files are printed, whatever a pipe or an older console has no letters for.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     with messages_on_stderr():
         try:
             command(arguments)
@@ -40,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         except DefectGenError as error:
             return _fail(f"defectgen: {error}", FAILED)
         except OSError as error:
-            more = f"; {_how_to_go_on(arguments)}" if getattr(arguments, "began", False) else ""
+            begun = getattr(arguments, "began", False) or arguments.command == "demo"
+            more = f"; {_how_to_go_on(arguments)}" if begun else ""
             return _fail(f"defectgen: {disk_text(error)}{more}", FAILED)
         except KeyboardInterrupt:
             return _fail(f"defectgen: interrupted; {_how_to_go_on(arguments)}", INTERRUPTED)
@@ -51,7 +58,10 @@ def _show(text: str) -> None:
     """Print a result; whoever read the output may have had enough, and the work goes on."""
     try:
         print(text, flush=True)
-    except BrokenPipeError:
+    except OSError as error:
+        # Windows calls a broken pipe an invalid argument.
+        if not isinstance(error, BrokenPipeError) and not (WINDOWS and error.errno == errno.EINVAL):
+            raise
         with suppress(OSError):  # or the interpreter would complain when it flushes at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

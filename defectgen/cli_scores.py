@@ -54,4 +54,6 @@ def _judged(arguments: argparse.Namespace) -> DefectSynthesizer:
 def _keep(scores: dict[str, Any], path: str | None) -> None:
     if path is not None:
         with atomic_file(Path(path)) as temporary:
-            temporary.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
+            temporary.write_text(
+                json.dumps(scores, indent=1) + "\n", encoding="utf-8", newline="\n"
+            )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import sys
 import warnings
@@ -11,22 +10,14 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from defectgen.errors import DefectGenWarning
-
-#: What helps against what a file system says.
-_ADVICE = {
-    errno.ENOSPC: "free some space",
-    errno.EDQUOT: "free some space",
-    errno.EACCES: "choose a place that is yours to use",
-    errno.EPERM: "choose a place that is yours to use",
-    errno.EROFS: "choose a place that can be written to",
-}
+from defectgen.system import advice
 
 
 def disk_text(error: OSError) -> str:
     """One sentence about what a file system refused."""
     place = "" if error.filename is None else f" at {str(error.filename)!r}"
-    advice = _ADVICE.get(error.errno or 0, "check the disk and the path")
-    return f"disk: must do what it is asked for; got {error.strerror or error}{place}; {advice}"
+    said = f"got {error.strerror or error}{place}"
+    return f"disk: must do what it is asked for; {said}; {advice(error)}"
 
 
 class _Printer(logging.Handler):

@@ -119,7 +119,9 @@ def _write(
         with _timed("write pictures and sheet", result.seconds):
             write_samples([samples], folder, metadata=metadata)
             contact_sheet(rows, folder / SHEET_NAME, columns=_COLUMNS)
-        (folder / REPORT_NAME).write_text(report(result, len(samples), seed), encoding="utf-8")
+        (folder / REPORT_NAME).write_text(
+            report(result, len(samples), seed), encoding="utf-8", newline="\n"
+        )
 
 
 def _metadata(synth: DefectSynthesizer) -> dict[str, object]:
@@ -174,7 +176,7 @@ def _run_folder(target: Path, kimg: float, seed: int) -> Path:
 
 def _remove_run(run_dir: Path) -> None:
     """Remove a finished run, and the folder around it unless another run lies there."""
-    shutil.rmtree(run_dir)
+    shutil.rmtree(run_dir, ignore_errors=True)  # what is left of it, somebody has open
     with suppress(OSError):
         run_dir.parent.rmdir()
 

@@ -115,6 +115,11 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
         raise ConfigError(
             f"device: a torch device such as cpu or cuda:0; got {device!r}; choose one of these."
         ) from error
+    if found.type == "mps":
+        raise ConfigError(
+            f"device: one that this torch can use; got {device!r} (without the 64-bit numbers "
+            "that a training takes); use cpu."
+        )
     if found.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
             f"device: one that this torch can use; got {device!r} without a usable GPU; "

@@ -296,4 +296,4 @@ def _write_record(path: Path, record: dict[str, Any]) -> None:
 
 def _write(path: Path, text: str) -> None:
     with atomic_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", newline="\n")

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from defectgen.errors import ConfigError
+from defectgen.system import move
 
 # Folders of weights and of compiled kernels hold this file.
 FOLDER_MARK = "config.json"
@@ -58,7 +59,7 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield temporary
         _flush(temporary)
-        os.replace(temporary, target)
+        move(temporary, target)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -270,15 +271,15 @@ def _try_place(place: Path, path: Path, name: str) -> None:
 
 def _swap(temporary: Path, target: Path) -> None:
     if not target.exists():
-        os.rename(temporary, target)
+        move(temporary, target)
         _flush(target.parent)
         return
     old = _sibling(target, "old")
-    os.rename(target, old)
+    move(target, old)
     try:
-        os.rename(temporary, target)
+        move(temporary, target)
     except BaseException:
-        os.rename(old, target)
+        move(old, target)
         raise
     _flush(target.parent)
     shutil.rmtree(old, ignore_errors=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,10 @@ from defectgen.experiment_settings import (
     read_record,
 )
 from defectgen.files import FOLDER_MARK
+from defectgen.files import check_writable as probe_writable
 from defectgen.hub import check_push
 from defectgen.registry import ZOO_FILE, ZooRecord, slug, zoo_path
+from defectgen.system import command_text
 from defectgen.weights import entries_of
 
 #: Arguments of the command that trains, by field of the settings.
@@ -54,7 +55,11 @@ def check_writable(path: Path) -> None:
     """
     path = path.resolve()  # what a link names is written, not the link
     marked = not path.stat().st_mode & 0o222
-    if marked or not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK):
+    try:
+        probe_writable(path, "zoo", folder=False)
+    except ConfigError:
+        marked = True
+    if marked or not os.access(path, os.W_OK):
         raise ConfigError(
             f"zoo: must be a list that you may write; got {str(path)!r}, which is read-only; copy "
             "it and pass the copy as --zoo FILE"
@@ -88,13 +93,14 @@ def begun_settings(record: ZooRecord, data: Path, folder: Path, device: str | No
         "channels": record.channels,
         "augment": list(record.augment),
     }
+    train = ["defectgen", "zoo", "train", record.name, "--data", str(data)]
     for field, value in wanted.items():
         if found[field] != value:
             raise ConfigError(
                 f"folder: must be of the experiment of {record.name}, whose {field} is {value!r}; "
                 f"got one with {found[field]!r} in {str(folder)!r}; pass its folder, or train it "
                 "as the entry says: "
-                f"`{shlex.join(['defectgen', 'zoo', 'train', record.name, '--data', str(data)])}` "
+                f"`{command_text(train)}` "
                 "with another --out"
             )
     return Settings(resolution=record.resolution, device=device, verbose=0, **numbers)
@@ -135,7 +141,7 @@ def _unfinished(
             words += [option, str(value)]
     return ConfigError(
         f"folder: must be that of a finished experiment; got {str(folder)!r} without "
-        f"{', '.join(missing)}; run `{shlex.join(words)}` first"
+        f"{', '.join(missing)}; run `{command_text(words)}` first"
     )
 
 

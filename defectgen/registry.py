@@ -202,7 +202,7 @@ def write_record(record: ZooRecord, path: Path | None = None) -> None:
     entries = {name: _plain(entry) for name, entry in found.items()}
     text = json.dumps({"format_version": ZOO_VERSION, "entries": entries}, indent=1)
     with atomic_file(path.resolve()) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_text(text + "\n", encoding="utf-8", newline="\n")
 
 
 def _plain(record: ZooRecord) -> dict[str, Any]:

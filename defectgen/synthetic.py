@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from multiprocessing.context import get_spawning_popen
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -22,6 +23,7 @@ from defectgen.errors import ConfigError
 from defectgen.networks.defect import DefectBranch
 from defectgen.rng import SEED_LIMIT
 from defectgen.sampling import SAMPLE_BATCH, iter_defects
+from defectgen.system import WINDOWS
 
 if TYPE_CHECKING:
     from defectgen.synthesizer import DefectSynthesizer
@@ -107,6 +109,22 @@ class SyntheticDefects(Dataset[dict[str, Any]]):
         )
         return [item for batch in batches for item in self._items(batch)]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a worker is given.
+
+        Raises:
+            ConfigError: it would be given tensors of a GPU, which Windows cannot share.
+        """
+        if WINDOWS and self._device().type == "cuda" and get_spawning_popen() is not None:
+            raise ConfigError(
+                "num_workers: must be 0 for a synthesizer on a GPU, for on Windows a GPU belongs "
+                "to one process; got workers; pass num_workers=0"
+            )
+        return self.__dict__
+
+    def _device(self) -> torch.device:
+        return self.synth.backbone_.fitted().mapping.w_avg.device
+
     def _items(self, batch: DefectBatch) -> Iterator[dict[str, Any]]:
         for index, image in enumerate(batch.images):
             item = {"image": image, "mask": cast(Tensor, batch.masks)[index], "label": self.label}
@@ -131,7 +149,7 @@ class SyntheticDefects(Dataset[dict[str, Any]]):
         return whole % self.n
 
     def _check_worker(self) -> None:
-        if forked_beside_cuda(self.synth.backbone_.fitted().mapping.w_avg.device):
+        if forked_beside_cuda(self._device()):
             raise ConfigError(
                 "num_workers: must be 0, or the workers spawned, for a synthesizer on a GPU; got "
                 "forked workers; pass num_workers=0 or multiprocessing_context='spawn'"

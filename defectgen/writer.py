@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
@@ -35,6 +36,10 @@ LAYOUTS: dict[str, dict[str, tuple[str, str]]] = {
 
 #: Type of defect where nobody names one.
 DEFECT = "defect"
+
+#: Names that a type of defect must not have, in any case of letters: Windows and macOS take
+#: "Good" for "good", and Windows has no files of the others.
+_TAKEN = re.compile(r"good|con|prn|aux|nul|(com|lpt)[0-9]", re.IGNORECASE)
 
 _OWN_KEYS = (
     "image",
@@ -90,7 +95,10 @@ def write_samples(
     places = {k: (at.format(defect=defect), end) for k, (at, end) in LAYOUTS[layout].items()}
     root.mkdir(parents=True, exist_ok=True)
     count, shown = 0, dict[tuple[str, bytes], str]() if layout == "mvtec" else None
-    with atomic_file(root / METADATA_NAME) as temporary, temporary.open("w", encoding="utf-8") as f:
+    with (
+        atomic_file(root / METADATA_NAME) as temporary,
+        temporary.open("w", encoding="utf-8", newline="\n") as f,
+    ):
         for batch in batches:
             count += _write_batch(batch, root, count, metadata, f, places, shown)
     return count
@@ -167,9 +175,9 @@ def _check_metadata(metadata: Mapping[str, Any]) -> None:
 
 def _check_defect(defect: str) -> None:
     plain = defect.replace("-", "").replace("_", "").replace(" ", "")
-    if not plain.isalnum() or defect == "good":
+    if not plain.isalnum() or defect != defect.strip() or _TAKEN.fullmatch(defect):
         raise ConfigError(
-            'defect: must be letters, digits, "-", "_" and spaces, and not "good"; '
+            'defect: must be letters, digits, "-", "_" and spaces between them, and not "good"; '
             f"got {defect!r}; name it otherwise"
         )
 

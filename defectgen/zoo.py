@@ -143,7 +143,7 @@ def _summary(out: Path) -> str:
     found = sorted(out.glob("*/*/report.json"))
     text = summary_text([read_record(path, name=str, defects=dict) for path in found])
     with atomic_file(out / SUMMARY) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", newline="\n")
     return text
 
 

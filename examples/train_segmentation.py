@@ -78,7 +78,9 @@ def main() -> None:
     parser.add_argument("--model", help="weights folder of a synthesizer of the example")
     parser.add_argument("--kimg", type=float, default=2.0, help="budget of the fit")
     parser.add_argument("--steps", type=int, default=150)
-    parser.add_argument("--workers", type=int, default=2)
+    # Samples of a GPU are drawn by the process that has it.
+    workers = 0 if torch.cuda.is_available() else 2
+    parser.add_argument("--workers", type=int, default=workers)
     given = parser.parse_args()
     example = example_folders()
     pairs = load_pairs(example.defects, example.masks, resolution=64, channels=3)

@@ -135,6 +135,22 @@ def test_a_relative_folder_is_found_from_anywhere(on_folder, home, tmp_path, mon
     assert_same_samples(load(tmp_path / "s"), on_folder)
 
 
+@pytest.mark.parametrize("source", [r"C:\exp\home", r"..\home", r"\\host\share\home"])
+def test_an_experiment_of_a_windows_machine_is_found_by_its_names(
+    on_folder, home, tmp_path, source
+):
+    on_folder.save_pretrained(home.parent / "s")
+    config = home.parent / "s" / "config.json"
+    told = json.loads(config.read_text())
+    told["backbone"]["source"] = source
+    config.write_text(json.dumps(told))
+    if ".." in source:
+        with pytest.raises(WeightsError, match="^backbone: must be named by a path without '..'"):
+            load(home.parent / "s")
+    else:
+        assert_same_samples(load(home.parent / "s"), on_folder)
+
+
 def test_an_unchanged_folder_may_be_copied_all_the_same(on_folder, home, tmp_path):
     on_folder.save_pretrained(tmp_path / "s", include_backbone=True)
     shutil.rmtree(home)

@@ -521,6 +521,14 @@ def test_a_set_of_nothing_or_without_a_name_is_refused(models, tmp_path, capsys,
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["Good", "crack ", " crack", "NUL", "com1"])
+def test_a_name_that_some_systems_cannot_have_is_refused(models, tmp_path, capsys, name):
+    command = ("sample", models / "scratch", "-n", 1, "--out", tmp_path / "x")
+    assert run(*command, "--format", "mvtec", "--defect", name) == 2
+    assert "defect: must be letters" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
 def test_a_name_of_a_defect_belongs_to_mvtec(models, tmp_path, capsys):
     command = ("sample", models / "scratch", "-n", 1, "--out", tmp_path / "x", "--defect", "crack")
     assert run(*command) == 2
@@ -583,6 +591,48 @@ def test_a_broken_pipe_of_another_kind_is_told(monkeypatch, capsys):
     assert patched(monkeypatch, action) == 1
     said = "defectgen: disk: must do what it is asked for; got Broken pipe; "
     assert capsys.readouterr().err == f"{said}check the disk and the path\n"
+
+
+def test_windows_calls_a_broken_pipe_an_invalid_argument(monkeypatch):
+    from defectgen import cli
+
+    def refuse(*_, **__):
+        raise OSError(22, "Invalid argument")
+
+    ended = []
+    monkeypatch.setattr("builtins.print", refuse)
+    monkeypatch.setattr(cli.os, "dup2", lambda *_: ended.append(1))
+    with pytest.raises(OSError, match="Invalid argument"):
+        cli._show("x")
+    monkeypatch.setattr(cli, "WINDOWS", True)
+    cli._show("x")
+    assert ended == [1]
+
+
+def test_a_demo_that_the_disk_stops_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+    from defectgen import cli
+
+    def refuse(arguments):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setitem(cli.COMMANDS, "demo", refuse)
+    (tmp_path / "demo.run" / "2kimg_seed0").mkdir(parents=True)
+    (tmp_path / "demo.run" / "2kimg_seed0" / "resume.pt").touch()
+    assert run("demo", "--out", tmp_path / "demo") == 1
+    assert "holds the run; give the same command again to go on." in capsys.readouterr().err
+
+
+def test_names_that_an_output_has_no_letters_for_are_told_all_the_same(tmp_path):
+    photo(tmp_path / "good" / "\u4e00.png", 0, (40, 60))
+    done = subprocess.run(
+        [sys.executable, "-m", "defectgen", "data", "check", str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"},
+        capture_output=True,
+    )
+    assert done.returncode == 1
+    assert b"good/\\u4e00.png: is 60x40" in done.stdout
+    assert b"Traceback" not in done.stderr
 
 
 def test_a_program_without_a_console_has_no_output_to_end(monkeypatch):

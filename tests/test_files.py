@@ -149,14 +149,14 @@ def test_atomic_folder_puts_the_old_one_back_if_the_last_rename_fails(
     target = tmp_path / "weights"
     target.mkdir()
     (target / "config.json").write_text("{}")
-    rename = os.rename
+    rename = os.replace
 
     def failing(source: Path, destination: Path) -> None:
         if Path(source).suffix == ".tmp":
             raise OSError("disk gone")
         rename(source, destination)
 
-    monkeypatch.setattr(os, "rename", failing)
+    monkeypatch.setattr(os, "replace", failing)
     with pytest.raises(OSError, match="disk gone"), atomic_folder(target) as temporary:
         (temporary / "x").write_text("1")
     assert listing(target) == ["config.json"]

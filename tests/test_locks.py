@@ -80,7 +80,10 @@ def test_where_folders_cannot_be_locked_a_file_elsewhere_is(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     with held(one, "x"), held(two, "x"):
         for same in (one, Path("one"), two / ".." / "one"):
-            with pytest.raises(ConfigError, match="^x: a folder that no other run"), held(same, "x"):
+            with (
+                pytest.raises(ConfigError, match="^x: a folder that no other run"),
+                held(same, "x"),
+            ):
                 pass
         assert [*one.iterdir(), *two.iterdir()] == []
     with held(one, "x"):

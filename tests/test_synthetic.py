@@ -31,9 +31,10 @@ def test_items_are_the_samples_of_the_seeds(fitted_synth):
             dataset[index]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_workers_repeat_nothing(fitted_synth, workers):
-    images, masks = all_of(SyntheticDefects(fitted_synth, 11, seed=3), num_workers=workers)
+@pytest.mark.parametrize(("workers", "start"), [(0, None), (2, "fork"), (1, "spawn")])
+def test_workers_repeat_nothing(fitted_synth, workers, start):
+    dataset = SyntheticDefects(fitted_synth, 11, seed=3)
+    images, masks = all_of(dataset, num_workers=workers, multiprocessing_context=start)
     expected, their = fitted_synth.sample(11, return_masks=True, seed=3)
     torch.testing.assert_close(images, expected, rtol=0, atol=1e-4)
     assert torch.equal(masks, their)
@@ -96,3 +97,17 @@ def test_forked_workers_of_a_gpu_are_told_what_to_do(fitted_synth, monkeypatch):
     monkeypatch.setattr(synthetic, "forked_beside_cuda", lambda device: True)
     with pytest.raises(ConfigError, match="num_workers: must be 0, or the workers spawned"):
         dataset[0]
+
+
+def test_workers_of_a_gpu_are_refused_on_windows(fitted_synth, monkeypatch):
+    from defectgen import synthetic
+
+    dataset = SyntheticDefects(fitted_synth, 2)
+    monkeypatch.setattr(dataset, "_device", lambda: torch.device("cuda"), raising=True)
+    monkeypatch.setattr(synthetic, "WINDOWS", True)
+    assert dataset.__getstate__()["n"] == 2  # kept in a file, it is no worker's
+    monkeypatch.setattr(synthetic, "get_spawning_popen", object)
+    with pytest.raises(ConfigError, match="^num_workers: must be 0 for a synthesizer on a GPU"):
+        dataset.__getstate__()
+    monkeypatch.setattr(synthetic, "WINDOWS", False)
+    assert dataset.__getstate__()["n"] == 2

@@ -132,7 +132,8 @@ class Survey:
     def read(self, path: Path, *, mask: bool = False) -> str | None:
         """Read an annotation file, or remember why it cannot be read and return None."""
         try:
-            return read_text(path, MAX_TEXT_BYTES).removeprefix("\ufeff")
+            text = read_text(path, MAX_TEXT_BYTES).removeprefix("\ufeff")
+            return text.replace("\r\n", "\n")
         except ConfigError:
             limit = MAX_TEXT_BYTES // 10**6
             self.error(path, f"is no UTF-8 text of up to {limit} MB: save it as that", mask=mask)

@@ -12,6 +12,7 @@ from defectgen.errors import ConfigError
 from defectgen.files import atomic_file, read_text, safe_join
 from defectgen.hub.names import is_commit
 from defectgen.hub.sums import SUMS_FILE
+from defectgen.system import move
 
 # A commit and a line break.
 _MAX_REF_BYTES = 256
@@ -68,7 +69,7 @@ class RepoCache:
         # The list last: a snapshot without it counts as absent.
         for name in sorted(names, key=lambda name: (name.name == SUMS_FILE, name)):
             (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(staging / name, snapshot / name)
+            move(staging / name, snapshot / name)
         self.discard(commit)
 
     def discard(self, commit: str) -> None:

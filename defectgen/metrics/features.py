@@ -18,7 +18,7 @@ from defectgen.checks import check_choice
 from defectgen.errors import ConfigError
 
 #: What installs the networks of this folder.
-INSTALL = "pip install 'defectgen[metrics]'"
+INSTALL = 'pip install "defectgen[metrics]"'
 #: Images that go through a network at once on a GPU; on a CPU fewer: maps of many do not fit the
 #: cache there, and the system clears their memory anew each time.
 BATCH, CPU_BATCH = 32, 4

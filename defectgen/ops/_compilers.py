@@ -53,12 +53,19 @@ def find(kind: str) -> Tools:
             f"run 'defectgen kernels build' on this machine, {OR_ELSE}"
         )
     cxx, places = _cxx(), _places()
-    name = _first_line([*shlex.split(cxx), "--version"])
     if shutil.which("ninja", path=places) is None:
         raise KernelBuildError(
             "ninja: PyTorch builds kernels with it; found none in PATH; run 'pip install ninja', "
             + OR_ELSE
         )
+    # The compilers of a bare Mac are stubs, which open a dialog when they are called.
+    if sys.platform == "darwin" and not os.environ.get("CXX"):
+        if _output(["xcode-select", "-p"]) is None:
+            raise KernelBuildError(
+                "compiler: kernels need a C++ compiler; found only a stub; run "
+                f"'xcode-select --install', {OR_ELSE}"
+            )
+    name = _first_line([*shlex.split(cxx), "--version"])
     environment = {"CXX": cxx, "PATH": places, "LC_ALL": "C"}  # messages that can be searched
     if kind == "cuda":
         home, version = _nvcc()

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from defectgen.errors import TrainingWarning
 from defectgen.files import RESUME_NAME, atomic_file
 from defectgen.messages import say, warn
+from defectgen.system import advice, move
 from defectgen.training.state import TrainState
 
 HISTORY_NAME, BOARD_NAME = "history.jsonl", "tensorboard"
@@ -127,11 +128,12 @@ class RunFolder:
         """History every tick, resume file and sheet every few."""
         self._saved &= len(state.history) % RESUME_TICKS != 0
         with self._goes_on(
-            "training goes on, and writing is tried again at the next record: free some space, or "
-            "the run cannot be resumed."
+            "training goes on, and writing is tried again at the next record; without, the run "
+            "cannot be resumed"
         ):
             with atomic_file(self.folder / HISTORY_NAME) as path:
-                path.write_text("".join(json.dumps(record) + "\n" for record in state.history))
+                lines = [json.dumps(record) + "\n" for record in state.history]
+                path.write_text("".join(lines), encoding="ascii", newline="\n")
             if not self._saved and len(state.history) >= RESUME_TICKS:
                 self.save(self.folder / RESUME_NAME, state)
                 self._saved = True
@@ -141,7 +143,7 @@ class RunFolder:
     def on_end(self, state: TrainState) -> None:
         """The state as it is now: complete, with a last sheet, or the last good one."""
         self._told = False
-        with self._goes_on("the run cannot be resumed from its end: save what was learned."):
+        with self._goes_on("the run cannot be resumed from its end: save what was learned"):
             self.save(self.folder / RESUME_NAME, state)
             if state.images >= state.config.kimg * 1000:
                 self._sheet(state)
@@ -165,7 +167,7 @@ class RunFolder:
 def _warn(folder: Path, error: OSError, then: str) -> None:
     warn(
         f"run_dir: must take what is written; got {error.strerror or error} in {str(folder)!r}; "
-        f"{then}",
+        f"{then}; {advice(error)}",
         TrainingWarning,
     )
 
@@ -195,7 +197,7 @@ def put_aside(folder: Path) -> Path | None:
     # The resume file last: until then this is still the folder of that run.
     for path in [folder / name for name in (*names, RESUME_NAME)]:
         if path.exists():
-            path.rename(place / path.name)
+            move(path, place / path.name)
     return place
 
 
@@ -270,7 +272,7 @@ class TensorBoard:
             yield
         except OSError as error:
             self._writer = None
-            _warn(self._folder, error, "the run has no more curves for TensorBoard.")
+            _warn(self._folder, error, "the run has no more curves for TensorBoard")
 
 
 def tensorboard_available() -> bool:

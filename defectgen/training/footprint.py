@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
@@ -10,6 +9,7 @@ import torch
 from defectgen.config import BackboneConfig, TrainConfig
 from defectgen.errors import TrainingWarning
 from defectgen.messages import warn
+from defectgen.system import memory
 
 #: Peak of one step for each activation of the generator, in numbers of float32: what all losses
 #: keep of generator and discriminators, gradients of gradients. Measured on a CPU at 64 to 512 px
@@ -88,17 +88,15 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def _free_of_system() -> int | None:
-    """What Linux calls available; elsewhere all the memory there is."""
+    """What Linux and Windows call available; elsewhere all the memory there is."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         found = dict(line.split(":") for line in lines)
         return int(found["MemAvailable"].split()[0]) * 1024
     except (OSError, ValueError, KeyError):
         pass
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):  # Windows has no such question
-        return None
+    known = memory()
+    return None if known is None else known[1]
 
 
 def _free_of_container() -> int | None:

@@ -72,7 +72,7 @@ def save_folder(
     digest = tensor_digest(stored)
     text = _config_text(kind, digest, config)
     with atomic_folder(folder, foreign_content) as temporary:
-        (temporary / FOLDER_MARK).write_text(text, encoding="utf-8")
+        (temporary / FOLDER_MARK).write_text(text, encoding="utf-8", newline="\n")
         _save_tensors(stored, temporary / TENSOR_FILE)
         # The writer keeps the file to its owner; weights are meant to be passed on.
         shutil.copymode(temporary / FOLDER_MARK, temporary / TENSOR_FILE)
@@ -129,6 +129,7 @@ def load_folder(
         raise damaged(path, f"content safetensors cannot read ({error})") from error
     # Copies, because the originals are a view into the file.
     tensors = {name: canonical(name, raw[name]).clone() for name in sorted(raw)}
+    raw.clear()  # as long as a view is left, Windows keeps the file
     found = tensor_digest(tensors)
     if found != config["digest"]:
         raise damaged(path, f"the digest {found} where config.json says {config['digest']!r}")

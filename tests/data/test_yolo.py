@@ -47,6 +47,12 @@ def test_classes_without_names_are_numbered(tmp_path: Path) -> None:
         assert list(Folder(tmp_path).defects) == ["class_3", "dent"]
 
 
+def test_ends_of_lines_may_be_those_of_windows(tmp_path: Path) -> None:
+    tree(tmp_path, {"a": f"0 {BOX}\r\n1 {BOX}\r\n", "b": f"1 {BOX}"})
+    (tmp_path / "data.yaml").write_bytes(b"names:\r\n  0: dent\r\n\r\n  1: hole\r\n")
+    assert list(Folder(tmp_path).defects) == ["combined", "hole"]
+
+
 @pytest.mark.parametrize("text", ["", "dent\n\n"])
 def test_an_index_without_a_name_is_told_once(tmp_path: Path, text: str) -> None:
     tree(tmp_path, {"a": f"1 {BOX}\n1 {BOX}", "b": f"1 {BOX}"})

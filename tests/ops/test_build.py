@@ -308,6 +308,30 @@ def test_no_ninja(workshop, monkeypatch):
         _build.load("cpu")
 
 
+def test_no_compiler_is_called_without_ninja(workshop, monkeypatch):
+    monkeypatch.setenv("PATH", str(workshop))
+    monkeypatch.setattr(_compilers, "_places", lambda: str(workshop))
+    monkeypatch.setenv("CXX", program(workshop / "c++", f"touch {workshop}/called", "echo fake"))
+    with pytest.raises(KernelBuildError, match="ninja: "):
+        _compilers.find("cpu")
+    assert not (workshop / "called").exists()
+
+
+def test_the_stub_of_a_bare_mac_is_not_called(workshop, monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", f"{workshop}:/bin:/usr/bin")
+    monkeypatch.setattr(_compilers, "_places", lambda: str(workshop))
+    program(workshop / "ninja", "echo 1.11")
+    program(workshop / "c++", f"touch {workshop}/called", "echo fake 1.0")
+    program(workshop / "xcode-select", "exit 2")
+    with pytest.raises(KernelBuildError, match="compiler: .*only a stub; run 'xcode-select --inst"):
+        _compilers.find("cpu")
+    assert not (workshop / "called").exists()
+    program(workshop / "xcode-select", "echo /Library/Developer/CommandLineTools")
+    assert _compilers.find("cpu").name == "fake 1.0"
+
+
 def test_ninja_beside_this_python_is_found(workshop, monkeypatch):
     monkeypatch.setenv("PATH", str(workshop))
     monkeypatch.setattr(sys, "executable", str(workshop / "bin" / "python"))

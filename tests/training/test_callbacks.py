@@ -198,7 +198,9 @@ def test_what_cannot_be_written_at_the_end_is_told_again(
     first, last = (str(w.message) for w in recwarn)
     said = f"run_dir: must take what is written; got Input/output error in {str(tmp_path)!r}; "
     assert first.startswith(f"{said}training goes on, and writing is tried again")
-    assert last == f"{said}the run cannot be resumed from its end: save what was learned."
+    advice = "check the disk and the path"
+    assert first.endswith(f"the run cannot be resumed; {advice}")
+    assert last == f"{said}the run cannot be resumed from its end: save what was learned; {advice}"
     assert state.images == 40
 
 
