@@ -127,9 +127,9 @@ def load_folder(
         raw = safetensors.torch.load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise damaged(path, f"content safetensors cannot read ({error})") from error
-    # Copies, because the originals are a view into the file.
+    # Copies: the originals are views into the file, which Windows keeps while one is left.
     tensors = {name: canonical(name, raw[name]).clone() for name in sorted(raw)}
-    raw.clear()  # as long as a view is left, Windows keeps the file
+    raw.clear()
     found = tensor_digest(tensors)
     if found != config["digest"]:
         raise damaged(path, f"the digest {found} where config.json says {config['digest']!r}")
