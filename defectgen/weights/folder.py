@@ -115,10 +115,6 @@ def load_folder(
             than this version, or the tensors are not those the digest was taken of.
     """
     root = Path(folder)
-    if not root.is_dir():
-        raise WeightsError(
-            f"folder: must be an existing weights folder; got {str(root)!r}; check the path"
-        )
     config = _read_config(root)
     _check_origin(root, config, kind)
     path = root / TENSOR_FILE
@@ -148,10 +144,6 @@ def read_config(folder: str | os.PathLike[str], kind: str | None = None) -> dict
         WeightsError: there is no readable `config.json` of ours, or it is of another kind.
     """
     root = Path(folder)
-    if not root.is_dir():
-        raise WeightsError(
-            f"folder: must be an existing weights folder; got {str(root)!r}; check the path"
-        )
     config = _read_config(root)
     _check_origin(root, config, str(config.get("kind")) if kind is None else kind)
     return config
@@ -257,6 +249,10 @@ def _check_included(include: Mapping[str, Path]) -> None:
 
 
 def _read_config(root: Path) -> dict[str, Any]:
+    if not root.is_dir():
+        raise WeightsError(
+            f"folder: must be an existing weights folder; got {str(root)!r}; check the path"
+        )
     path = root / FOLDER_MARK
     if not path.is_file():
         raise WeightsError(
