@@ -10,6 +10,7 @@ from typing import Any
 
 from defectgen.data.shapes import Drawn, DrawnMask, Polygon, Runs, expand, polygon
 from defectgen.data.sources import MAX_PIXELS, Unusable
+from defectgen.data.stems import composed
 from defectgen.data.survey import Survey, one_kind, plain_name
 
 MAX_ANNOTATIONS = 1_000_000
@@ -92,9 +93,10 @@ def _load(survey: Survey, path: Path) -> dict[str, Any] | None:
 def _records(
     survey: Survey, path: Path, content: dict[str, Any], images: Mapping[str, Path]
 ) -> dict[Any, tuple[Path, tuple[int, int]]]:
+    images = {composed(name): image for name, image in images.items()}
     by_name = defaultdict(list)
     for image in images.values():
-        by_name[image.name].append(image)
+        by_name[composed(image.name)].append(image)
     annotated = {one["image_id"] for one in content["annotations"] if _plain(one.get("image_id"))}
     records: dict[Any, tuple[Path, tuple[int, int]]] = {}
     known = set()
@@ -103,7 +105,7 @@ def _records(
         if not isinstance(name, str) or not _plain(identity):
             survey.error(path, f"image {index} has no id or no file_name: add both", mask=True)
             continue
-        name = name.replace("\\", "/")
+        name = composed(name.replace("\\", "/"))
         twins = by_name[name.rpartition("/")[2]]
         found = images.get(name) or (twins[0] if len(twins) == 1 else None)
         if found is None:

@@ -12,7 +12,7 @@ from defectgen.data.coco import read_coco
 from defectgen.data.labelme import is_labelme, json_files, read_labelme
 from defectgen.data.shapes import Drawn
 from defectgen.data.sources import pictures
-from defectgen.data.stems import match, split_beside
+from defectgen.data.stems import composed, match, split_beside
 from defectgen.data.survey import Entry, Survey, one_kind, subfolders
 from defectgen.data.yolo import class_names, label_files, read_yolo
 
@@ -116,8 +116,8 @@ def _coco_file(source: Path) -> Path | None:
 
 def _of_labelme(folder: Path, images: Sequence[Path]) -> bool:
     # What is in the files is looked at later, and told.
-    stems = {image.stem for image in images}
-    return any(path.stem in stems for path in json_files(folder))
+    stems = {composed(image.stem) for image in images}
+    return any(composed(path.stem) in stems for path in json_files(folder))
 
 
 def _only_labelme(groups: Sequence[_Group], source: Path) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from defectgen.data.shapes import Drawn, DrawnMask
 from defectgen.data.sources import Unusable
-from defectgen.data.stems import by_stem, shares_stem
+from defectgen.data.stems import by_stem, composed, shares_stem
 from defectgen.data.survey import Survey, one_kind
 
 #: Text of a file, its image, what messages call the mask -> types and mask; raises `Unusable`.
@@ -40,11 +40,12 @@ def read_sidecars(
         what: What an image without a file has none of, and how the file ends.
         read: Makes a mask of a file.
     """
-    there = {path.stem: path for path in files}
-    stems, found = by_stem(images, str), {}
+    there = {composed(path.stem): path for path in files}
+    stems, found = by_stem(images, composed), {}
     for image in images:
-        path = there.get(image.stem)
-        if shares_stem(survey, image, stems[image.stem]):
+        stem = composed(image.stem)
+        path = there.get(stem)
+        if shares_stem(survey, image, stems[stem]):
             continue
         if path is None:
             survey.error(image, f"has no {what[0]}: add {image.stem}{what[1]}", mask=True)
@@ -66,7 +67,7 @@ def read_sidecars(
 
 def tell_orphans(survey: Survey, files: Iterable[Path], images: Sequence[Path]) -> None:
     """Remember files of labels that belong to no image."""
-    stems = {image.stem for image in images}
+    stems = {composed(image.stem) for image in images}
     for path in files:
-        if path.stem not in stems:
+        if composed(path.stem) not in stems:
             survey.error(path, "has labels of no image: add the image or remove it", mask=True)

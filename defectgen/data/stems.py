@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Container, Sequence
 from pathlib import Path
@@ -12,13 +13,23 @@ WORDS = ("mask", "masks", "gt", "label", "labels", "seg", "segmentation", "groun
 SIGNS = "_-. "
 
 
+def composed(name: str) -> str:
+    """A name with letters and accents in one: Macs, and archives made there, take them apart."""
+    return unicodedata.normalize("NFC", name)
+
+
+def lowered(name: str) -> str:
+    """The same in lower case."""
+    return composed(name).lower()
+
+
 def bare_stem(stem: str) -> str | None:
     """Return what a mask's name says about its image, in lower case: `07_Mask`, `mask-07` -> `07`.
 
     None if the name has none of the usual words at its beginning or end.
     """
     found = _without_word(stem)
-    return None if found is None else found.lower()
+    return None if found is None else lowered(found)
 
 
 def _without_word(stem: str) -> str | None:
@@ -34,7 +45,7 @@ def _without_word(stem: str) -> str | None:
 
 def split_beside(files: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """Split the files of one folder into images and the masks that lie beside them."""
-    stems = {path.stem.lower() for path in files}
+    stems = {lowered(path.stem) for path in files}
     masks = [path for path in files if bare_stem(path.stem) in stems]
     return [path for path in files if path not in masks], masks
 
@@ -56,8 +67,8 @@ def match(
     Returns:
         The pairs that are clear.
     """
-    stems = {image.stem for image in images}
-    fold = str.lower if len({stem.lower() for stem in stems}) == len(stems) else str
+    stems = {composed(image.stem) for image in images}
+    fold = lowered if len({lowered(stem) for stem in stems}) == len(stems) else composed
     twins = by_stem(images, fold)
     # The same stem first: an image may be called like a mask itself.
     found = _assign(masks, twins, fold)

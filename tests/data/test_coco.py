@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,14 @@ def test_good_images_in_the_same_file_do_no_harm(tmp_path: Path) -> None:
             {"id": 9, "file_name": "good/0.png", "height": 40, "width": 40}
         ),
     )
+    assert Folder(tmp_path).report.problems == ()
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_accents_may_be_written_apart(tmp_path: Path, form: str) -> None:
+    tree(tmp_path, lambda c: c["images"][0].update(file_name="Öl.png"))
+    named = unicodedata.normalize(form, "Öl.png")
+    (tmp_path / "defect" / "a.png").rename(tmp_path / "defect" / named)
     assert Folder(tmp_path).report.problems == ()
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -66,3 +67,13 @@ def test_masks_beside_images() -> None:
     images, masks = split_beside(files)
     assert [path.name for path in masks] == ["a_mask.png", "mask_c.png"]
     assert [path.name for path in images] == ["a.png", "bow_mask.png", "c.png"]
+
+
+def test_accents_may_be_written_apart() -> None:
+    survey = Survey("folder", Path("/x"))
+    apart = unicodedata.normalize("NFD", "Größe é")
+    images = paths(f"{apart}.png", "Öl.png")
+    masks = paths("größe é_mask.png", unicodedata.normalize("NFD", "Öl.png"))
+    assert match(survey, images, masks) == list(zip(images, masks, strict=True))
+    assert split_beside([*images, *masks[:1]]) == (images, masks[:1])
+    assert survey.problems == []

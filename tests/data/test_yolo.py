@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,14 @@ def test_polygons_become_masks_and_classes_types(tmp_path: Path) -> None:
     box[10:20, 10:20] = True
     assert np.array_equal(np.asarray(data.defects["scratch"].masks[0].open()) > 0, box)
     assert load_pairs(*data.defects["dent"], resolution=32, channels=3).masks.any()
+
+
+def test_accents_may_be_written_apart(tmp_path: Path) -> None:
+    tree(tmp_path, {"Öl": f"0 {BOX}"})
+    (tmp_path / "labels" / "Öl.txt").rename(
+        tmp_path / "labels" / unicodedata.normalize("NFD", "Öl.txt")
+    )
+    assert list(Folder(tmp_path).defects) == ["class_0"]
 
 
 def test_classes_without_names_are_numbered(tmp_path: Path) -> None:
