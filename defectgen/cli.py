@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = command_line().parse_args(argv)
     command = COMMANDS[arguments.command]
     # Names of files are printed, whatever a pipe or an older console has no letters for.
-    if isinstance(sys.stdout, io.TextIOWrapper):
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")
     with messages_on_stderr():
         try:
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except DefectGenError as error:
             return _fail(f"defectgen: {error}", FAILED)
         except OSError as error:
-            begun = getattr(arguments, "began", False) or arguments.command == "demo"
+            begun = getattr(arguments, "began", False) or _demo_run(arguments) is not None
             more = f"; {_how_to_go_on(arguments)}" if begun else ""
             return _fail(f"defectgen: {disk_text(error)}{more}", FAILED)
         except KeyboardInterrupt:
@@ -71,15 +71,19 @@ def _fail(sentence: str, code: int) -> int:
     return code
 
 
+def _demo_run(arguments: argparse.Namespace) -> Path | None:
+    """The folder of a demo's run that could go on."""
+    runs = run_beside(arguments.out) if arguments.command == "demo" else None
+    return runs if runs is not None and any(runs.glob(f"*/{RESUME_NAME}")) else None
+
+
 def _how_to_go_on(arguments: argparse.Namespace) -> str:
     if arguments.command in ("train-backbone", "fit"):
         run_dir = run_folder(arguments)
         if (run_dir / RESUME_NAME).is_file():
             return f"{run_dir} holds the run; give the same command with --resume to go on."
-    if arguments.command == "demo":
-        runs = run_beside(arguments.out)
-        if any(runs.glob(f"*/{RESUME_NAME}")):
-            return f"{runs} holds the run; give the same command again to go on."
+    if (runs := _demo_run(arguments)) is not None:
+        return f"{runs} holds the run; give the same command again to go on."
     if getattr(arguments, "began", False) and Path(arguments.out).is_dir():
         return f"{arguments.out} holds a set that is not complete; remove it before you start anew."
     if arguments.command == "zoo" and arguments.action == "publish":
@@ -131,7 +135,7 @@ def _sample(arguments: argparse.Namespace) -> None:
             f"--defect: belongs to --format mvtec; got {arguments.defect!r} with --format "
             f"{arguments.format}; leave it out, or add --format mvtec"
         )
-    usual = {"layout": "auto", "category": None, "square": None, "drop_bad": False}
+    usual = {"layout": "auto", "category": None, "split": None, "square": None, "drop_bad": False}
     lone = [f"--{k.replace('_', '-')}" for k, v in usual.items() if getattr(arguments, k) != v]
     if lone and arguments.good_images is None:
         raise ConfigError(

@@ -19,8 +19,10 @@ from defectgen.data.example import example_folders
 from defectgen.data.images import PairSet, load_pairs
 from defectgen.demo_report import REPORT_NAME, SHEET_NAME, TITLE, DemoResult, report
 from defectgen.demo_speed import measure_speed
+from defectgen.errors import TrainingWarning
 from defectgen.estimator import FEWEST_KIMG
 from defectgen.files import RESUME_NAME, atomic_folder, check_replaceable, run_beside
+from defectgen.messages import warn
 from defectgen.networks.defect import receptive_radius
 from defectgen.scores import score_table
 from defectgen.sheet import SheetRow, contact_sheet
@@ -176,7 +178,14 @@ def _run_folder(target: Path, kimg: float, seed: int) -> Path:
 
 def _remove_run(run_dir: Path) -> None:
     """Remove a finished run, and the folder around it unless another run lies there."""
-    shutil.rmtree(run_dir, ignore_errors=True)  # what is left of it, somebody has open
+    try:
+        shutil.rmtree(run_dir)
+    except OSError as error:  # on Windows if somebody looks at a sheet
+        said = f"{error.strerror or error} at {str(error.filename)!r}"
+        warn(
+            f"out: its run is done with and was to be removed; got {said}; remove {run_dir}",
+            TrainingWarning,
+        )
     with suppress(OSError):
         run_dir.parent.rmdir()
 

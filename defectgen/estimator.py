@@ -117,8 +117,8 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
         ) from error
     if found.type == "mps":
         raise ConfigError(
-            f"device: one that this torch can use; got {device!r} (without the 64-bit numbers "
-            "that a training takes); use cpu."
+            f"device: one that this torch can use; got {device!r} (it has none of the 64-bit "
+            "numbers that are used here); use cpu."
         )
     if found.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(

@@ -18,6 +18,7 @@ from defectgen.data.images import ImageSet, PairSet
 from defectgen.estimator import resolve_device
 from defectgen.memory import kept_memory
 from defectgen.networks.precision import in_precision
+from defectgen.system import WINDOWS
 from defectgen.training.loop import _step
 from defectgen.training.phases import Batch, Phase
 from defectgen.training.state import TrainState
@@ -133,7 +134,7 @@ def peak_gigabytes(device: str | None) -> float | None:
     found = resolve_device(device)
     if found.type == "cuda":
         return torch.cuda.max_memory_allocated(found) / 1e9
-    if sys.platform == "win32":
+    if WINDOWS:
         return None
     import resource
 

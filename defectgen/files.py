@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from defectgen.errors import ConfigError
-from defectgen.system import move
+from defectgen.system import WINDOWS, exchange, move
 
 # Folders of weights and of compiled kernels hold this file.
 FOLDER_MARK = "config.json"
@@ -275,18 +275,13 @@ def _swap(temporary: Path, target: Path) -> None:
         _flush(target.parent)
         return
     old = _sibling(target, "old")
-    move(target, old)
-    try:
-        move(temporary, target)
-    except BaseException:
-        move(old, target)
-        raise
+    exchange(temporary, target, old)
     _flush(target.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
 def _flush(path: Path) -> None:
-    if path.is_dir() and os.name == "nt":
+    if path.is_dir() and WINDOWS:
         return  # Windows cannot open a folder, and flushes its entries by itself.
     # Windows flushes only what is open for writing; a folder can only be opened for reading.
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)

@@ -19,8 +19,8 @@ def held(folder: Path, name: str) -> Iterator[None]:
     """Keep a folder for this process until the block, or the process, has ended.
 
     The folder itself is locked, so nothing is left behind; on Windows, where a folder cannot be, a
-    file of its own in the temporary folder, which only this machine sees. Where there are no locks
-    (some network drives) there is none.
+    file of its own in the temporary folder, which only this user of this machine sees. Where there
+    are no locks (some network drives) there is none.
 
     Args:
         folder: an existing folder.
@@ -54,7 +54,7 @@ def held(folder: Path, name: str) -> Iterator[None]:
 def _held_by_name(folder: Path, name: str) -> Iterator[None]:
     # Not within the folder: that is replaced, and judged by what it holds.
     spelled = os.path.normcase(folder.resolve())
-    key = hashlib.sha256(spelled.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    key = hashlib.sha256(os.fsencode(spelled)).hexdigest()[:16]
     lock = FileLock(os.path.join(tempfile.gettempdir(), f"defectgen-{key}.lock"))
     try:
         lock.acquire(blocking=False)
@@ -65,7 +65,8 @@ def _held_by_name(folder: Path, name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        lock.release()
+        with suppress(OSError):
+            lock.release()
 
 
 def _taken(folder: Path, name: str) -> ConfigError:

@@ -55,10 +55,7 @@ def check_writable(path: Path) -> None:
     """
     path = path.resolve()  # what a link names is written, not the link
     marked = not path.stat().st_mode & 0o222
-    try:
-        probe_writable(path, "zoo", folder=False)
-    except ConfigError:
-        marked = True
+    probe_writable(path, "zoo", folder=False)
     if marked or not os.access(path, os.W_OK):
         raise ConfigError(
             f"zoo: must be a list that you may write; got {str(path)!r}, which is read-only; copy "

@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 WINDOWS = os.name == "nt"
 #: Seconds for which a rename is tried again, and the first pause, which doubles.
@@ -22,8 +23,11 @@ _ADVICE = {
     errno.EPERM: "choose a place that is yours to use",
     errno.EROFS: "choose a place that can be written to",
 }
-#: Errors of Windows for what another program has open: access denied, sharing violation.
-_IN_USE = (5, 32)
+#: Errors of Windows for what another program has open, or has locked a part of.
+_IN_USE = (32, 33)
+_CLOSE = "close what shows it (a viewer, a window, a prompt in that folder)"
+#: What its shell takes for more than a letter.
+_SIGNS = "&|<>^()%"
 
 
 def move(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
@@ -46,16 +50,40 @@ def move(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None
         pause *= 2
 
 
+def exchange(new: Path, target: Path, aside: Path) -> None:
+    """Rename a folder to where another one is, which is renamed first; both or neither.
+
+    Raises:
+        OSError: the file system refuses; if it takes nothing back, the error says so.
+    """
+    move(target, aside)
+    try:
+        move(new, target)
+    except BaseException:
+        try:
+            move(aside, target)
+        except OSError as error:
+            said = f"{error.strerror or error}; what was there before is now {str(aside)!r}"
+            raise OSError(error.errno or errno.EIO, said, str(target)) from error
+        raise
+
+
 def advice(error: OSError) -> str:
     """What helps against what a file system said."""
     if getattr(error, "winerror", None) in _IN_USE:
-        return "close what shows it (a viewer, a window, a prompt in that folder), and try again"
-    return _ADVICE.get(error.errno or 0, "check the disk and the path")
+        return f"{_CLOSE}, and try again"
+    found = _ADVICE.get(error.errno or 0, "check the disk and the path")
+    # Windows says "denied" of both.
+    return f"{_CLOSE}, or {found}" if WINDOWS and error.errno == errno.EACCES else found
 
 
 def command_text(words: Sequence[str]) -> str:
     """A command as one types it here, quoted where it has to be."""
-    return subprocess.list2cmdline(words) if WINDOWS else shlex.join(words)
+    if not WINDOWS:
+        return shlex.join(words)
+    quoted = ((word, subprocess.list2cmdline([word])) for word in words)
+    signs = set(_SIGNS)
+    return " ".join(f'"{w}"' if q == w and signs & set(w) else q for w, q in quoted)
 
 
 class _MemoryStatus(ctypes.Structure):

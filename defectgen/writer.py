@@ -39,7 +39,7 @@ DEFECT = "defect"
 
 #: Names that a type of defect must not have, in any case of letters: Windows and macOS take
 #: "Good" for "good", and Windows has no files of the others.
-_TAKEN = re.compile(r"good|con|prn|aux|nul|(com|lpt)[0-9]", re.IGNORECASE)
+_TAKEN = re.compile(r"good|con|prn|aux|nul|(com|lpt)[0-9¹²³]", re.IGNORECASE)
 
 _OWN_KEYS = (
     "image",
@@ -177,7 +177,8 @@ def _check_defect(defect: str) -> None:
     plain = defect.replace("-", "").replace("_", "").replace(" ", "")
     if not plain.isalnum() or defect != defect.strip() or _TAKEN.fullmatch(defect):
         raise ConfigError(
-            'defect: must be letters, digits, "-", "_" and spaces between them, and not "good"; '
+            'defect: must be letters, digits, "-", "_" and spaces between them, and neither "good" '
+            'nor "con", "com1", or what else Windows takes for a device; '
             f"got {defect!r}; name it otherwise"
         )
 

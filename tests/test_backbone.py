@@ -562,7 +562,10 @@ def test_a_start_that_came_to_nothing_puts_nothing_aside(tmp_path, product, tiny
         ({"verbose": "loud"}, "^verbose: must be an integer"),
         ({"device": 3.5}, "^device: a torch device such as cpu"),
         ({"device": "meta"}, r"^device: one that this torch can use; got 'meta' \(.+\); use cpu"),
-        ({"device": "mps"}, r"^device: one that this torch can use; got 'mps' \(.+\); use cpu"),
+        (
+            {"device": "mps"},
+            r"^device: one that this torch can use; got 'mps' \(.+64-bit .+; use c",
+        ),
         ({"run_dir": ""}, "^run_dir: must name a folder; got ''"),
         ({"run_dir": 3}, "^run_dir: must be a text or a path; got 3 of type int"),
         ({"run_dir": "/dev/null"}, "^run_dir: "),

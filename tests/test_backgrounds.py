@@ -437,7 +437,8 @@ def test_photos_with_the_defect_are_warned_of(fitted_synth, goods, defects):
 
 def test_options_of_data_sets_belong_to_good_images(tmp_path, capsys):
     given = ["sample", "nothing", "-n", "1", "--out", str(tmp_path / "out")]
-    for option in (["--square", "crop"], ["--drop-bad"], ["--layout", "visa"], ["--category", ""]):
+    words = (["--square", "crop"], ["--drop-bad"], ["--layout", "visa"], ["--category", ""])
+    for option in (*words, ["--split", "1cls"]):
         assert main([*given, *option]) == 2
         err = capsys.readouterr().err
         assert err.startswith(f"defectgen: {option[0]}: belongs to --good-images")

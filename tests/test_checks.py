@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from defectgen import checks
 from defectgen.checks import (
     check_channels,
     check_choice,
@@ -90,3 +91,14 @@ def test_fields_are_all_known_and_all_there() -> None:
         check_fields("Shape", ("a", "b"), {"a": 1, "c": 2})
     with pytest.raises(ConfigError, match=r"missing none, unknown \['c'\]; use "):
         check_fields("Shape", ("a",), {"a": 1, "c": 2})
+
+
+def test_room_is_that_of_the_machine_not_what_is_free(monkeypatch):
+    monkeypatch.setattr(checks, "memory", lambda: (16 << 30, 1 << 30))
+    checks.check_room(7, 1 << 30, "")  # twice 7 GB of 16
+    with pytest.raises(
+        ConfigError, match="^n: as many as fit .* take 19 GB of the 17 there are; x"
+    ):
+        checks.check_room(9, 1 << 30, "x")
+    monkeypatch.setattr(checks, "memory", lambda: None)
+    checks.check_room(9, 1 << 30, "x")

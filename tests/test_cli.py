@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -521,7 +522,9 @@ def test_a_set_of_nothing_or_without_a_name_is_refused(models, tmp_path, capsys,
     assert said in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["Good", "crack ", " crack", "NUL", "com1"])
+@pytest.mark.parametrize(
+    "name", ["Good", "crack ", " crack", "NUL", "com1", "COM¹", "con", "prn", "aux", "lpt9"]
+)
 def test_a_name_that_some_systems_cannot_have_is_refused(models, tmp_path, capsys, name):
     command = ("sample", models / "scratch", "-n", 1, "--out", tmp_path / "x")
     assert run(*command, "--format", "mvtec", "--defect", name) == 2
@@ -596,8 +599,10 @@ def test_a_broken_pipe_of_another_kind_is_told(monkeypatch, capsys):
 def test_windows_calls_a_broken_pipe_an_invalid_argument(monkeypatch):
     from defectgen import cli
 
+    said = [22, "Invalid argument"]
+
     def refuse(*_, **__):
-        raise OSError(22, "Invalid argument")
+        raise OSError(*said)
 
     ended = []
     monkeypatch.setattr("builtins.print", refuse)
@@ -607,6 +612,9 @@ def test_windows_calls_a_broken_pipe_an_invalid_argument(monkeypatch):
     monkeypatch.setattr(cli, "WINDOWS", True)
     cli._show("x")
     assert ended == [1]
+    said[:] = [28, "No space left on device"]
+    with pytest.raises(OSError, match="No space"):
+        cli._show("x")
 
 
 def test_a_demo_that_the_disk_stops_says_how_to_go_on(tmp_path, monkeypatch, capsys):
@@ -620,6 +628,9 @@ def test_a_demo_that_the_disk_stops_says_how_to_go_on(tmp_path, monkeypatch, cap
     (tmp_path / "demo.run" / "2kimg_seed0" / "resume.pt").touch()
     assert run("demo", "--out", tmp_path / "demo") == 1
     assert "holds the run; give the same command again to go on." in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "demo.run")  # done: only to tell it failed
+    assert run("demo", "--out", tmp_path / "demo") == 1
+    assert capsys.readouterr().err.endswith("choose a place that is yours to use\n")
 
 
 def test_names_that_an_output_has_no_letters_for_are_told_all_the_same(tmp_path):

@@ -19,6 +19,7 @@ from defectgen.data.images import load_images, load_pairs
 from defectgen.demo import demo
 from defectgen.demo_report import TITLE, DemoResult, report
 from defectgen.demo_speed import measure_speed
+from defectgen.errors import TrainingWarning
 from defectgen.ops._dispatch import mode
 from defectgen.scores import PROTOCOLS
 from defectgen.training import defect_start
@@ -246,3 +247,12 @@ def test_the_report_says_by_how_much_it_is_faster(result):
     assert "| sampling | 2.00 | 3.00 | 1.50 |" in text
     assert "| training | 40.00 | 50.00 | 1.25 |" in text
     assert "\nThis demo: native kernels, float32." in text
+
+
+def test_a_run_that_cannot_be_removed_costs_a_warning(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path / "sheet.png"))
+
+    monkeypatch.setattr(module.shutil, "rmtree", refuse)
+    with pytest.warns(TrainingWarning, match="^out: its run .* got Permission denied at '.*sheet"):
+        module._remove_run(tmp_path)

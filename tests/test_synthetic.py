@@ -111,3 +111,6 @@ def test_workers_of_a_gpu_are_refused_on_windows(fitted_synth, monkeypatch):
         dataset.__getstate__()
     monkeypatch.setattr(synthetic, "WINDOWS", False)
     assert dataset.__getstate__()["n"] == 2
+    monkeypatch.setattr(synthetic, "WINDOWS", True)
+    monkeypatch.setattr(dataset, "_device", lambda: torch.device("cpu"))
+    assert dataset.__getstate__()["n"] == 2

@@ -93,10 +93,10 @@ def _load(survey: Survey, path: Path) -> dict[str, Any] | None:
 def _records(
     survey: Survey, path: Path, content: dict[str, Any], images: Mapping[str, Path]
 ) -> dict[Any, tuple[Path, tuple[int, int]]]:
-    images = {composed(name): image for name, image in images.items()}
     by_name = defaultdict(list)
-    for image in images.values():
-        by_name[composed(image.name)].append(image)
+    for below, image in images.items():
+        for known_as in {composed(below), composed(image.name)}:
+            by_name[known_as].append(image)
     annotated = {one["image_id"] for one in content["annotations"] if _plain(one.get("image_id"))}
     records: dict[Any, tuple[Path, tuple[int, int]]] = {}
     known = set()
@@ -105,9 +105,11 @@ def _records(
         if not isinstance(name, str) or not _plain(identity):
             survey.error(path, f"image {index} has no id or no file_name: add both", mask=True)
             continue
-        name = composed(name.replace("\\", "/"))
-        twins = by_name[name.rpartition("/")[2]]
-        found = images.get(name) or (twins[0] if len(twins) == 1 else None)
+        name = name.replace("\\", "/")
+        found = images.get(name)
+        for known_as in (composed(name), composed(name.rpartition("/")[2])):
+            twins = by_name.get(known_as, ())
+            found = found or (twins[0] if len(twins) == 1 else None)
         if found is None:
             # A file may annotate a whole data set, good images among them.
             if identity in annotated:

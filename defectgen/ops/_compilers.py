@@ -59,7 +59,8 @@ def find(kind: str) -> Tools:
             + OR_ELSE
         )
     # The compilers of a bare Mac are stubs, which open a dialog when they are called.
-    if sys.platform == "darwin" and not os.environ.get("CXX"):
+    program = shutil.which(shlex.split(cxx)[0]) or ""
+    if sys.platform == "darwin" and program.startswith("/usr/bin/"):
         if _output(["xcode-select", "-p"]) is None:
             raise KernelBuildError(
                 "compiler: kernels need a C++ compiler; found only a stub; run "

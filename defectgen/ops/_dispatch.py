@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import threading
 import warnings
@@ -171,8 +170,7 @@ def _find_out(wanted: str, device_type: str) -> bool:
             failure = error
         # First the answer: the warning may be an exception where somebody asked for that.
         _answers[wanted, device_type] = failure is None
-    # Workers that are spawned ask anew; the process that they belong to has told it.
-    if failure is not None and multiprocessing.parent_process() is None:
+    if failure is not None:
         warnings.warn(
             f"no native kernels for {device_type}, so plain PyTorch computes the same, slower "
             f"({failure})",

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from defectgen.system import WINDOWS
+
 CSRC = Path(__file__).parent / "csrc"
 #: One library per torch device type.
 KINDS = ("cpu", "cuda")
@@ -106,7 +108,7 @@ def _processor() -> list[str]:
 
 def absent(kind: str) -> str | None:
     """Why this library cannot exist here however well the machine is set up; None if it can."""
-    if os.name == "nt":
+    if WINDOWS:
         return "native kernels are not built on Windows"
     if kind == "cuda" and torch.version.cuda is None:
         return "this PyTorch has no CUDA"

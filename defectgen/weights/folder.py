@@ -19,6 +19,7 @@ from torch import Tensor
 from defectgen import __version__
 from defectgen.errors import ConfigError, WeightsError
 from defectgen.files import FOLDER_MARK, atomic_folder, read_text
+from defectgen.system import WINDOWS
 from defectgen.weights.header import MAX_TENSOR_BYTES, check_header, damaged
 from defectgen.weights.migrations import FORMAT_VERSION, MIGRATIONS
 from defectgen.weights.values import canonical, check_finite, storable, tensor_digest
@@ -92,7 +93,7 @@ def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
         if code is None:
             raise
         number = int(code[1])
-        if os.name == "nt":  # a number of Windows, of which the fourth argument makes the usual one
+        if WINDOWS:  # a number of Windows, of which the fourth argument makes the usual one
             raise OSError(0, str(error), str(path), number) from error
         raise OSError(number, os.strerror(number), str(path)) from error
 
@@ -124,8 +125,10 @@ def load_folder(
     except (SafetensorError, OSError, ValueError) as error:
         raise damaged(path, f"content safetensors cannot read ({error})") from error
     # Copies: the originals are views into the file, which Windows keeps while one is left.
-    tensors = {name: canonical(name, raw[name]).clone() for name in sorted(raw)}
-    raw.clear()
+    try:
+        tensors = {name: canonical(name, raw[name]).clone() for name in sorted(raw)}
+    finally:
+        raw.clear()
     found = tensor_digest(tensors)
     if found != config["digest"]:
         raise damaged(path, f"the digest {found} where config.json says {config['digest']!r}")

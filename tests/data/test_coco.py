@@ -12,7 +12,7 @@ from data_trees import photo
 
 from defectgen import Folder
 from defectgen.data.images import load_pairs
-from defectgen.errors import ImageError, MaskError
+from defectgen.errors import DataWarning, ImageError, MaskError
 
 BOX = [10, 10, 20, 10, 20, 20, 10, 20]
 CATEGORIES = [{"id": 1, "name": "scratch"}, {"id": 2, "name": "dent"}]
@@ -97,6 +97,20 @@ def test_accents_may_be_written_apart(tmp_path: Path, form: str) -> None:
     named = unicodedata.normalize(form, "Öl.png")
     (tmp_path / "defect" / "a.png").rename(tmp_path / "defect" / named)
     assert Folder(tmp_path).report.problems == ()
+    (tmp_path / "defect" / "x").mkdir()
+    (tmp_path / "defect" / named).rename(tmp_path / "defect" / "x" / named)
+    assert len(Folder(tmp_path).defects["x"].images) == 1  # found by its last part
+
+
+def test_two_spellings_of_one_name_are_two_photos(tmp_path: Path) -> None:
+    one, other = (unicodedata.normalize(form, "Öl.png") for form in ("NFC", "NFD"))
+    tree(tmp_path, lambda c: c["images"][0].update(file_name=other))
+    (tmp_path / "defect" / "a.png").rename(tmp_path / "defect" / other)
+    photo(tmp_path / "defect" / one, 90)
+    with pytest.warns(DataWarning):
+        data = Folder(tmp_path, drop_bad=True)
+    assert other in [path.name for path in data.defects["scratch"].images]
+    assert {problem.file for problem in data.report.problems} == {f"defect/{one}"}
 
 
 def test_everything_wrong_is_listed_at_once(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,13 @@ def tree(root: Path, files: dict[str, object], folder: str = "defect") -> Path:
         photo(root / "defect" / f"{stem}.png", 5 + k)
         write(root / folder / f"{stem}.json", written)
     return root
+
+
+def test_accents_may_be_written_apart(tmp_path: Path) -> None:
+    tree(tmp_path, {"Öl": content(shape(BOX))})
+    apart = unicodedata.normalize("NFD", "Öl.json")
+    (tmp_path / "defect" / "Öl.json").rename(tmp_path / "defect" / apart)
+    assert len(defect_pairs(tmp_path / "defect").images) == 1
 
 
 @pytest.mark.parametrize("folder", ["defect", "masks", "defect/labels"])

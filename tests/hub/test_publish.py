@@ -15,7 +15,15 @@ import torch
 from hub_server import TOKEN
 from PIL import Image
 
-from defectgen import Backbone, ConfigError, DefectSynthesizer, WeightsError, experiment, zoo
+from defectgen import (
+    Backbone,
+    ConfigError,
+    DefectSynthesizer,
+    WeightsError,
+    experiment,
+    publish_checks,
+    zoo,
+)
 from defectgen.cli import main
 from defectgen.experiment_settings import Settings
 from defectgen.publish import Terms, publish, repository
@@ -293,6 +301,15 @@ def test_weights_of_another_experiment_or_damaged_ones(world, hub):
     for text in ("[]", "{", "\xff", '{"name": "mvtec/bottle"}'):
         (world.folder / "settings.json").write_bytes(text.encode("latin-1"))
         world.refused(ConfigError, "^folder: must hold the settings.json of an experiment")
+    assert hub.log == []
+
+
+def test_a_list_in_a_folder_that_takes_nothing(world, hub, monkeypatch):
+    def refuse(path, name, *, folder):
+        raise ConfigError(f"{name}: must be a place that can be written to; got {str(path)!r}")
+
+    monkeypatch.setattr(publish_checks, "probe_writable", refuse)
+    world.refused(ConfigError, "^zoo: must be a place that can be written to; got '.*json'")
     assert hub.log == []
 
 

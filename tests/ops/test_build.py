@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -321,6 +322,9 @@ def test_the_stub_of_a_bare_mac_is_not_called(workshop, monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", f"{workshop}:/bin:/usr/bin")
+    where = {"c++": "/usr/bin/c++"}
+    which = shutil.which
+    monkeypatch.setattr(shutil, "which", lambda *a, **k: where.get(a[0]) or which(*a, **k))
     monkeypatch.setattr(_compilers, "_places", lambda: str(workshop))
     program(workshop / "ninja", "echo 1.11")
     program(workshop / "c++", f"touch {workshop}/called", "echo fake 1.0")
@@ -328,6 +332,9 @@ def test_the_stub_of_a_bare_mac_is_not_called(workshop, monkeypatch):
     with pytest.raises(KernelBuildError, match="compiler: .*only a stub; run 'xcode-select --inst"):
         _compilers.find("cpu")
     assert not (workshop / "called").exists()
+    where.clear()  # one from elsewhere is none of these stubs
+    assert _compilers.find("cpu").name == "fake 1.0"
+    where["c++"] = "/usr/bin/c++"
     program(workshop / "xcode-select", "echo /Library/Developer/CommandLineTools")
     assert _compilers.find("cpu").name == "fake 1.0"
 

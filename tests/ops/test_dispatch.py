@@ -156,11 +156,6 @@ def test_no_compiler_is_no_obstacle(workshop, monkeypatch):
     assert "cpu: unavailable; compiler: kernels need" in "\n".join(_dispatch.describe())
 
 
-def test_workers_leave_the_warning_to_the_process_they_belong_to(broken, monkeypatch):
-    monkeypatch.setattr(_dispatch.multiprocessing, "parent_process", object)
-    assert not _dispatch.native("cpu")  # a warning would be an error here
-
-
 def test_a_warning_that_is_made_an_error_comes_once_too(broken):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

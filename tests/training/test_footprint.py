@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -63,6 +64,14 @@ def limit(folder, most, used, cached):
     (folder / "memory.stat").write_text(
         f"anon 5\nfile 7\ninactive_file {cached - cached // 4}\nactive_file {cached // 4}\n"
     )
+
+
+def test_what_a_system_without_proc_tells_is_what_is_free(monkeypatch):
+    monkeypatch.setattr(footprint, "Path", lambda name: Path(f"/nowhere{name}"))
+    monkeypatch.setattr(footprint, "memory", lambda: (16 << 30, 5 << 30))
+    assert footprint._free_of_system() == 5 << 30
+    monkeypatch.setattr(footprint, "memory", lambda: None)
+    assert footprint._free_of_system() is None
 
 
 # -- how much --
