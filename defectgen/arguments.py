@@ -8,7 +8,7 @@ from typing import Any
 
 from defectgen import __version__
 from defectgen.arguments_data import (
-    LateMasks,
+    Parser,
     add_backgrounds,
     add_check_arguments,
     add_defect_images,
@@ -28,7 +28,7 @@ def command_line() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"defectgen {__version__}")
     commands = parser.add_subparsers(
-        dest="command", required=True, metavar="COMMAND", parser_class=LateMasks
+        dest="command", required=True, metavar="COMMAND", parser_class=Parser
     )
     adders = (_add_demo, _add_backbone, _add_fit, _add_sample, _add_evaluate, _add_downstream)
     for add in (*adders, _add_info, _add_push, _add_data, _add_zoo, _add_kernels):

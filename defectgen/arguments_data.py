@@ -6,8 +6,14 @@ import argparse
 from typing import Any
 
 
-class LateMasks(argparse.ArgumentParser):
-    """Takes MASKS behind options too, where older Pythons take it for absent by then."""
+class Parser(argparse.ArgumentParser):
+    """Of one command. Takes options by their whole names: a shorter one may be another's tomorrow.
+
+    Takes MASKS behind options too, where older Pythons take it for absent by then.
+    """
+
+    def __init__(self, **more: Any) -> None:
+        super().__init__(**more | {"allow_abbrev": False})
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As in the base class."""

@@ -675,6 +675,13 @@ def test_wrong_usage_is_exit_code_2(arguments, capsys):
     assert "usage: defectgen" in capsys.readouterr().err
 
 
+def test_options_are_taken_by_their_whole_names(capsys):
+    for words in (("data", "check", "x", "--cat", "y"), ("zoo", "list", "--zo", "x")):
+        with pytest.raises(SystemExit):
+            run(*words)
+        assert f"unrecognized arguments: {words[-2]} {words[-1]}" in capsys.readouterr().err
+
+
 def test_version_is_printed(capsys):
     with pytest.raises(SystemExit) as stop:
         run("--version")

@@ -32,7 +32,7 @@ from defectgen.errors import ImageError, MaskError
 MAX_AUTO_SIDE = 256
 
 _ENLARGED = "are smaller than the resolution and were enlarged: a smaller resolution loses nothing"
-_DUPLICATE = "repeat an earlier image: copies weigh double in training and hide in splits"
+_DUPLICATE = "repeat an earlier image: copies count double, and hide in splits"
 
 
 @dataclass(frozen=True, eq=False)
