@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path, PureWindowsPath
 from tempfile import TemporaryDirectory
@@ -35,6 +36,7 @@ from defectgen.weights import (
     build_strict,
     entries_of,
     load_folder,
+    read_config,
     save_folder,
     unclaimed,
 )
@@ -216,6 +218,29 @@ def _load_backbone(
             f"{backbone.digest()[:19]}...; restore them, or fit the branch again."
         )
     return backbone
+
+
+def find_backbone(found: Resolved, entry: dict[str, Any]) -> Path | None:
+    """Where the backbone of a branch lies on this machine; None for one that is downloaded.
+
+    Told by what its config.json says: weights are not read.
+
+    Raises:
+        WeightsError: it is not there, or another one is.
+    """
+    if entry["included"]:
+        return safe_join(found.folder, BACKBONE_FOLDER)
+    if isinstance(entry["source"], dict):
+        return None
+    places = _places(found, entry["source"])
+    for folder in places:
+        with suppress(WeightsError):
+            if read_config(folder, "backbone")["digest"] == entry["digest"]:
+                return folder
+    raise WeightsError(
+        f"backbone: the one this branch was trained on ({entry['digest'][:19]}...); got another "
+        f"in {str(places[-1])!r}; restore it, or fit the branch again"
+    )
 
 
 def _places(found: Resolved, source: str) -> list[Path]:

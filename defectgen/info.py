@@ -9,10 +9,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from defectgen.adapter import find_backbone
 from defectgen.errors import ConfigError, WeightsError
 from defectgen.files import FOLDER_MARK, read_text
-from defectgen.hub import HubOptions, resolved
-from defectgen.weights import load_folder
+from defectgen.hub import HubOptions, Resolved, resolved
+from defectgen.weights import entries_of, load_folder
 
 _MAX_BYTES = 1 << 20
 _KINDS = ("backbone", "synthesizer")
@@ -43,8 +44,20 @@ def describe(name: str | os.PathLike[str], *, revision: str | None = None) -> li
     if found.source is not None:
         lines.insert(1, f"repository: {found.source.repo_id} at {found.source.revision}")
     lines += [f"parameters.{name}: {count:,}" for name, count in sizes.items()]
+    if config["kind"] == "synthesizer":
+        lines += _place(found, config)
     rest = {name: value for name, value in config.items() if name not in (*first, "config")}
     return lines + _flat("", rest) + _flat("", config.get("config", {}))
+
+
+def _place(found: Resolved, config: dict[str, Any]) -> list[str]:
+    """Where a branch finds its backbone, or why it does not."""
+    try:
+        with entries_of(found.folder):
+            place = find_backbone(found, config["backbone"])
+    except WeightsError as error:
+        return [f"backbone.found: no; {error}"]
+    return [] if place is None else [f"backbone.found: {place}"]
 
 
 def _kind(root: Path) -> str:

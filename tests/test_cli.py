@@ -402,6 +402,32 @@ def test_info_names_kind_digest_parameters_and_every_number(models, capsys):
     assert capsys.readouterr().out.startswith("kind: backbone\n")
 
 
+def test_info_says_whether_a_branch_has_its_backbone(models, tmp_path, capsys):
+    for name in ("product", "scratch"):
+        shutil.copytree(models / name, tmp_path / name)
+    config = tmp_path / "scratch" / "config.json"
+    told = json.loads(config.read_text())
+    assert not told["backbone"]["included"]
+
+    def found():
+        assert run("info", tmp_path / "scratch") == 0
+        lines = capsys.readouterr().out.splitlines()
+        return [line.partition(": ")[2] for line in lines if line.startswith("backbone.found")]
+
+    assert found() == [str(models / "product")]
+    told["backbone"]["source"] = str(tmp_path / "moved" / "product")
+    config.write_text(json.dumps(told))
+    assert found() == [str(tmp_path / "product")]
+    other = tmp_path / "product" / "config.json"
+    other.write_text(other.read_text().replace(told["backbone"]["digest"], "sha256:" + 64 * "0"))
+    assert found()[0].startswith("no; backbone: the one this branch was trained on (sha256:")
+    shutil.rmtree(tmp_path / "product")
+    assert found()[0].startswith("no; backbone: the branch in ")
+    told["backbone"] = {"included": False}
+    config.write_text(json.dumps(told))
+    assert "no; " in found()[0]
+
+
 def test_info_counts_parameters(models, capsys):
     backbone = defectgen.Backbone.from_pretrained(models / "product", device="cpu")
     count = sum(value.numel() for value in backbone.generator.state_dict().values())
