@@ -16,6 +16,7 @@ from defectgen.arguments_data import (
 )
 from defectgen.arguments_hub import add_push_arguments, add_revision, add_zoo_arguments
 from defectgen.arguments_scores import add_downstream_arguments, add_evaluate_arguments
+from defectgen.arguments_windows import WINDOWS, add_windows_arguments
 from defectgen.files import run_beside
 
 
@@ -33,6 +34,7 @@ def command_line() -> argparse.ArgumentParser:
     adders = (_add_demo, _add_backbone, _add_fit, _add_sample, _add_evaluate, _add_downstream)
     for add in (*adders, _add_info, _add_push, _add_data, _add_zoo, _add_kernels):
         add(commands)
+    add_windows_arguments(_command(commands, *WINDOWS))
     return parser
 
 

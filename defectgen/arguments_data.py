@@ -37,7 +37,7 @@ def add_good_images(parser: argparse.ArgumentParser) -> None:
         "good_images", metavar="GOOD_IMAGES", help="folder of good photos, or a data set"
     )
     _add_layout(parser, "one data set in GOOD_IMAGES, where there are several")
-    _add_drop_bad(parser)
+    add_drop_bad(parser)
 
 
 def add_defect_images(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +55,7 @@ def add_defect_images(parser: argparse.ArgumentParser) -> None:
         "--defect", metavar="NAME", help="type of defect to learn, where there are several"
     )
     _add_layout(parser, "one data set in DEFECT_IMGS, where there are several")
-    _add_drop_bad(parser)
+    add_drop_bad(parser)
 
 
 def add_backgrounds(parser: argparse.ArgumentParser, *, of_data_sets: bool = False) -> None:
@@ -68,10 +68,20 @@ def add_backgrounds(parser: argparse.ArgumentParser, *, of_data_sets: bool = Fal
     )
     if of_data_sets:
         _add_layout(parser, "one data set in --good-images, where there are several")
-        _add_drop_bad(parser)
+        add_drop_bad(parser)
 
 
 def _add_layout(parser: argparse.ArgumentParser, category: str) -> None:
+    add_data_set(parser, category)
+    parser.add_argument(
+        "--square",
+        choices=("crop", "pad"),
+        help="oblong images: the middle, or borders repeated (default: pad for visa, else refused)",
+    )
+
+
+def add_data_set(parser: argparse.ArgumentParser, category: str) -> None:
+    """Which data set is meant, and how it is arranged."""
     parser.add_argument(
         "--layout",
         choices=("auto", "mvtec", "visa", "folder"),
@@ -82,14 +92,10 @@ def _add_layout(parser: argparse.ArgumentParser, category: str) -> None:
     parser.add_argument(
         "--split", metavar="NAME", help="of VisA: 1cls (default), 2cls_fewshot, or 2cls_highshot"
     )
-    parser.add_argument(
-        "--square",
-        choices=("crop", "pad"),
-        help="oblong images: the middle, or borders repeated (default: pad for visa, else refused)",
-    )
 
 
-def _add_drop_bad(parser: argparse.ArgumentParser) -> None:
+def add_drop_bad(parser: argparse.ArgumentParser) -> None:
+    """Whether files that cannot be used are left out."""
     parser.add_argument(
         "--drop-bad", action="store_true", help="leave out files that cannot be used, and say so"
     )

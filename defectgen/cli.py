@@ -212,6 +212,13 @@ def _data(arguments: argparse.Namespace) -> None:
     require_usable(reports)
 
 
+def _windows(arguments: argparse.Namespace) -> None:
+    from defectgen.cli_windows import windows_text
+
+    check_fillable(arguments.out, "--out")
+    _show(windows_text(arguments))
+
+
 def _push(arguments: argparse.Namespace) -> None:
     from defectgen.cli_hub import push_text
 
@@ -245,6 +252,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "info": _info,
     "push": _push,
     "data": _data,
+    "windows": _windows,
     "zoo": _zoo,
     "kernels": _kernels,
 }

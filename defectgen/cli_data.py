@@ -19,7 +19,7 @@ _SPOKEN = {
     "pass square='pad' or square='crop'": "give --square pad or --square crop",
     "pass square='pad'": "give --square pad",
 }
-_TRAINING = _SPOKEN | {
+TRAINING = _SPOKEN | {
     "; repair or drop:": "; repair them, or give --drop-bad:",
     "or pass good=": "or give that folder itself",
     "or pass defects=": "or give that folder itself, and its masks",
@@ -29,13 +29,13 @@ _OPTIONS = ("layout", "category", "split", "square", "defect", "sheet")
 
 def training_images(arguments: argparse.Namespace, name: str = "GOOD_IMAGES") -> list[Value]:
     """The good images that ``train-backbone`` is given, or ``sample`` by an option."""
-    with _spoken(_TRAINING, name):
+    with spoken(TRAINING, name):
         return good_images(arguments.good_images, **_choices(arguments))
 
 
 def training_pairs(arguments: argparse.Namespace) -> DefectImages:
     """Images and masks that ``fit`` is given."""
-    with _spoken(_TRAINING, "DEFECT_IMGS"):
+    with spoken(TRAINING, "DEFECT_IMGS"):
         return defect_pairs(
             arguments.defect_imgs,
             arguments.masks,
@@ -46,7 +46,7 @@ def training_pairs(arguments: argparse.Namespace) -> DefectImages:
 
 def check_reports(arguments: argparse.Namespace) -> list[DataReport]:
     """What ``data check`` finds, and its contact sheet."""
-    with _spoken(_SPOKEN, "path"):
+    with spoken(_SPOKEN, "path"):
         return check_data(
             arguments.path,
             layout=arguments.layout,
@@ -68,7 +68,7 @@ def _choices(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 @contextmanager
-def _spoken(words: dict[str, str], place: str) -> Iterator[None]:
+def spoken(words: dict[str, str], place: str) -> Iterator[None]:
     """Name arguments in errors as the command line does."""
     try:
         yield

@@ -76,6 +76,18 @@ def decode_image(value: Value, channels: int) -> tuple[Image.Image, list[str]]:
         raise Unusable(f"is {image.width}x{image.height}, not square: crop it or cut windows")
     if image.width < MIN_SIDE:
         raise Unusable(f"is {image.width}x{image.height}: at least {MIN_SIDE} pixels are needed")
+    return _in_eight_bits(image, channels)
+
+
+def decode_oblong(value: Value) -> tuple[Image.Image, list[str]]:
+    """The same for a picture of any form and size: of mode L if all its channels are equal."""
+    picture, remarks = _in_eight_bits(open_picture(value), 3)
+    pixels = np.asarray(picture)
+    gray = bool((pixels == pixels[..., :1]).all())
+    return (picture.getchannel(0) if gray else picture), remarks
+
+
+def _in_eight_bits(image: Image.Image, channels: int) -> tuple[Image.Image, list[str]]:
     remarks = []
     if image.mode.startswith("I;16"):
         deep = np.asarray(image).astype(np.int64)
