@@ -24,7 +24,8 @@ TRAINING = _SPOKEN | {
     "or pass good=": "or give that folder itself",
     "or pass defects=": "or give that folder itself, and its masks",
 }
-_OPTIONS = ("layout", "category", "split", "square", "defect", "sheet")
+_DATA = ("layout", "category", "split", "square", "defect", "sheet")
+_OPTIONS = (*_DATA, "side", "count", "seed", "out", "windows", "photos")
 
 
 def training_images(arguments: argparse.Namespace, name: str = "GOOD_IMAGES") -> list[Value]:
@@ -76,7 +77,7 @@ def spoken(words: dict[str, str], place: str) -> Iterator[None]:
         name, colon, rest = str(error).partition(": ")
         if not rest.startswith("all must be usable"):  # or it is the name of a folder
             name = {option: f"--{option}" for option in _OPTIONS}.get(name, name)
-            name = {"path": place, "masks": "MASKS"}.get(name, name)
+            name = {"path": place, "masks": "MASKS", "samples": "SAMPLES"}.get(name, name)
         rest = rest.replace("in root;", f"in {place};").replace("check root", f"check {place}")
         raise type(error)(f"{name}{colon}{_in_words(rest, words)}") from error
 

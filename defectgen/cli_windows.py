@@ -13,7 +13,8 @@ def windows_text(arguments: argparse.Namespace) -> str:
         from defectgen.windows_join import join_windows
 
         given = arguments.samples, arguments.windows, arguments.photos, arguments.out
-        return f"{join_windows(*given)} photos with a defect: {arguments.out}"
+        with spoken({}, "SAMPLES"):
+            return f"{join_windows(*given)} photos with a defect: {arguments.out}"
     from defectgen.windows import cut_defects, cut_good
 
     options = {name: getattr(arguments, name) for name in ("layout", "category", "split")}

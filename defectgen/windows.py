@@ -29,8 +29,10 @@ from defectgen.writer import check_empty
 
 #: Where each window lay, a line each; written last: a folder with this file is complete.
 WINDOWS_NAME = "windows.jsonl"
-#: A further window of a defect shows at least this share of what the first one shows.
+#: Of what a further window shows of the mask, at least this share is in no earlier one.
 LEAST = 0.1
+#: Places looked at for each window that is wanted: what is left at the edge of one counts, too.
+TRIES = 4
 
 Mask = NDArray[np.bool_]
 
@@ -191,19 +193,19 @@ def defect_places(mask: Mask, side: int, count: int) -> list[tuple[int, int]]:
     rest, found = mask.copy(), list[tuple[int, int]]()
     # What fills its window shows no place around the defect, and is refused as a mask.
     allowed = _sums(mask, side) <= MAX_FOREGROUND * side**2
-    first = 0
-    while len(found) < count:
+    for _ in range(TRIES * count):
         shown = _sums(rest, side) * allowed
         best = int(shown.max())
-        if best == 0 or best < LEAST * first:
+        if best == 0 or len(found) == count:
             break
-        first = first or best
         rows, columns = np.nonzero(shown == best)
         # In the middle of the places that show as much the defect lies in the middle.
         away = (rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2
         top, left = int(rows[away.argmin()]), int(columns[away.argmin()])
-        found.append((left, top))
-        rest[top : top + side, left : left + side] = False
+        part = slice(top, top + side), slice(left, left + side)
+        if best >= LEAST * mask[part].sum():
+            found.append((left, top))
+        rest[part] = False
     return found
 
 

@@ -53,10 +53,11 @@ def join_windows(
     known = {window.window: window for window in _windows(Path(windows))}
     lines = _lines(Path(samples) / METADATA_NAME, "samples", "`defectgen sample`")
     for line in lines:
-        if line.get("background") not in known:
+        ground = line.get("background")
+        if not isinstance(ground, str) or ground not in known:
             raise ConfigError(
                 f"samples: drawn with --good-images {os.fspath(windows)}; got one on "
-                f"{line.get('background')!r}, which is no window there; draw them on these"
+                f"{ground!r}, which is no window there; draw them on these"
             )
 
     @lru_cache(maxsize=_KEPT)
@@ -103,8 +104,9 @@ def _lines(path: Path, name: str, writer: str) -> list[dict[str, Any]]:
             f"{name}: a folder that {writer} wrote to its end; got {str(path.parent)!r}, whose "
             f"{path.name} cannot be read; pass that folder, or write it again"
         ) from error
-    if not all(isinstance(line, dict) for line in lines):
-        raise ConfigError(f"{name}: records in {str(path)!r}; got other lines; write it again")
+    if not lines or not all(isinstance(line, dict) for line in lines):
+        got = "other lines" if lines else "none"
+        raise ConfigError(f"{name}: records in {str(path)!r}; got {got}; write them again")
     return lines
 
 
