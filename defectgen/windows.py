@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -59,6 +60,10 @@ class Window(Record):
     library_version: str = __version__
 
 
+#: A window, its photo, and the mask of that.
+Cut: TypeAlias = tuple[Window, Image.Image, Mask | None]
+
+
 def cut_good(
     path: str | os.PathLike[str],
     out: str | os.PathLike[str],
@@ -101,7 +106,7 @@ def cut_good(
     _check_large_enough(photos, side)
     findings = Findings("path", len(photos))
 
-    def windows() -> Iterator[tuple[Window, Image.Image, Mask | None]]:
+    def windows() -> Iterator[Cut]:
         for photo in photos:
             picture, remarks = decode_oblong(photo)
             findings.note(Path(str(photo)).name, remarks)
@@ -161,16 +166,15 @@ def cut_defects(
     pairs = defect_pairs(path, masks, defect=defect, square="pad", **options)  # type: ignore[arg-type]
     photos = [_whole(value) for value in pairs.images]
     _check_large_enough(photos, side)
-    findings, left_out = Findings("path", len(photos)), []
+    findings, left_out = Findings("path", len(photos)), list[str]()
 
-    def windows() -> Iterator[tuple[Window, Image.Image, Mask | None]]:
+    def windows() -> Iterator[Cut]:
         for photo, truth in zip(photos, pairs.masks, strict=True):
             picture, remarks = decode_oblong(photo)
             mask, _ = decode_mask(_whole(truth))
             findings.note(Path(str(photo)).name, remarks)
-            places = defect_places(mask, side, count)
             rest = mask.copy()
-            for left, top in places:
+            for left, top in defect_places(mask, side, count):
                 rest[top : top + side, left : left + side] = False
                 yield _window(_below(photo, path), picture, (left, top), side), picture, mask
             if rest.any():
@@ -178,14 +182,18 @@ def cut_defects(
 
     number = _write(root, windows())
     findings.warn()
-    if left_out:
-        some = ", ".join(left_out[:3]) + (", ..." if len(left_out) > 3 else "")
+    _tell_left_out(left_out, len(photos))
+    return number
+
+
+def _tell_left_out(photos: list[str], total: int) -> None:
+    if photos:
+        some = ", ".join(photos[:3]) + (", ..." if len(photos) > 3 else "")
         warn(
-            f"count: windows show all that is marked; got part of it in none, for {len(left_out)} "
-            f"of {len(photos)} photos ({some}); raise count or side, or leave it so",
+            f"count: windows show all that is marked; got part of it in none, for {len(photos)} "
+            f"of {total} photos ({some}); raise count or side, or leave it so",
             DataWarning,
         )
-    return number
 
 
 def defect_places(mask: Mask, side: int, count: int) -> list[tuple[int, int]]:
@@ -234,7 +242,7 @@ def _window(photo: str, picture: Image.Image, place: tuple[int, int], side: int)
     return Window(window="", photo=photo, left=left, top=top, side=side, width=width, height=height)
 
 
-def _write(root: Path, windows: Iterable[tuple[Window, Image.Image, Mask | None]]) -> int:
+def _write(root: Path, windows: Iterable[Cut]) -> int:
     """Pictures as they come, with masks in two folders, and last their places."""
     root.mkdir(parents=True, exist_ok=True)
     number = 0
