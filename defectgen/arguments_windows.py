@@ -38,6 +38,13 @@ def add_windows_arguments(parser: argparse.ArgumentParser) -> None:
     join.add_argument("--windows", required=True, metavar="DIR", help="written by windows goods")
     join.add_argument("--photos", required=True, metavar="DIR", help="of which they were cut")
     join.add_argument("--out", required=True, metavar="DIR", help="new or empty folder")
+    join.add_argument(
+        "--format",
+        choices=("plain", "mvtec"),
+        default="plain",
+        help="folders: images and masks (default), or those of MVTec AD",
+    )
+    join.add_argument("--defect", default="defect", metavar="NAME", help="type, of --format mvtec")
 
 
 def _add_cutting(parser: argparse.ArgumentParser) -> None:

@@ -214,8 +214,11 @@ def _data(arguments: argparse.Namespace) -> None:
 
 def _windows(arguments: argparse.Namespace) -> None:
     from defectgen.cli_windows import windows_text
+    from defectgen.writer import check_empty
 
+    check_empty(Path(arguments.out), "--out")
     check_fillable(arguments.out, "--out")
+    arguments.began = True
     _show(windows_text(arguments))
 
 

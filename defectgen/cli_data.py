@@ -22,6 +22,7 @@ _SPOKEN = {
 TRAINING = _SPOKEN | {
     "; repair or drop:": "; repair them, or give --drop-bad:",
     "or pass good=": "or give that folder itself",
+    "pass drop_bad=True": "give --drop-bad",
     "or pass defects=": "or give that folder itself, and its masks",
 }
 _DATA = ("layout", "category", "split", "square", "defect", "sheet")

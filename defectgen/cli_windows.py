@@ -13,8 +13,9 @@ def windows_text(arguments: argparse.Namespace) -> str:
         from defectgen.windows_join import join_windows
 
         given = arguments.samples, arguments.windows, arguments.photos, arguments.out
+        named = {"layout": arguments.format, "defect": arguments.defect}
         with spoken({}, "SAMPLES"):
-            return f"{join_windows(*given)} photos with a defect: {arguments.out}"
+            return f"{join_windows(*given, **named)} photos with a defect: {arguments.out}"
     from defectgen.windows import cut_defects, cut_good
 
     options = {name: getattr(arguments, name) for name in ("layout", "category", "split")}
@@ -25,4 +26,6 @@ def windows_text(arguments: argparse.Namespace) -> str:
         else:
             photos, masks, kind = arguments.photos, arguments.masks, arguments.defect
             number = cut_defects(photos, masks, arguments.out, defect=kind, **options)
-    return f"{number} windows: {arguments.out}"
+    # Without that word a backbone takes no more than 256 px.
+    more = f"; train with --resolution {arguments.side}" if arguments.side > 256 else ""
+    return f"{number} windows: {arguments.out}{more}"

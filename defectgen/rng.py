@@ -31,7 +31,8 @@ def generator(seed: int, *stream: str | int) -> torch.Generator:
     The pair is hashed, so streams of one seed, and neighboring seeds, are unrelated.
     """
     text = "/".join([str(seed), *map(str, stream)])
-    digest = hashlib.sha256(text.encode()).digest()
+    # The name of a file may be no text.
+    digest = hashlib.sha256(text.encode("utf-8", "backslashreplace")).digest()
     result = torch.Generator(device="cpu")
     result.manual_seed(int.from_bytes(digest[:8], "little") >> 1)
     return result

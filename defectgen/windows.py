@@ -4,38 +4,36 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 
 from defectgen import __version__
 from defectgen.checks import check_range, check_resolution
-from defectgen.data.deferred import SquareImage, as_picture
+from defectgen.data.deferred import as_picture
 from defectgen.data.layouts import defect_pairs, good_images
-from defectgen.data.masks import MAX_FOREGROUND, decode_mask
+from defectgen.data.masks import BoolArray, decode_mask
 from defectgen.data.pictures import decode_oblong
-from defectgen.data.sources import SHOWN, Findings, Value, read_size
-from defectgen.errors import DataWarning, ImageError
+from defectgen.data.sources import SHOWN, Unusable, Value, read_size
+from defectgen.data.survey import printable
+from defectgen.errors import DataWarning, DefectGenError, ImageError
 from defectgen.files import atomic_file
 from defectgen.messages import warn
 from defectgen.records import Record
 from defectgen.rng import generator
+from defectgen.windows_places import defect_places
 from defectgen.writer import check_empty
 
 #: Where each window lay, a line each; written last: a folder with this file is complete.
 WINDOWS_NAME = "windows.jsonl"
-#: Of what a further window shows of the mask, at least this share is in no earlier one.
-LEAST = 0.1
-#: Places looked at for each window that is wanted: what is left at the edge of one counts, too.
-TRIES = 4
-
-Mask = NDArray[np.bool_]
+#: Less than this share of a mask in no window is no reason to look again.
+SLIVER = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +59,7 @@ class Window(Record):
 
 
 #: A window, its photo, and the mask of that.
-Cut: TypeAlias = tuple[Window, Image.Image, Mask | None]
+Cut: TypeAlias = tuple[Window, Image.Image, BoolArray | None]
 
 
 def cut_good(
@@ -83,11 +81,11 @@ def cut_good(
         out: New or empty folder: pictures, and ``windows.jsonl`` with their places.
         side: Of a window in pixels, a power of two from 32 to 1024: the backbone's resolution.
         count: Windows of each photo; fewer where it has fewer places.
-        seed: Of the places.
-        layout: As in `data check`, like the next three.
+        seed: Of the places, with the path of the photo below `path`.
+        layout: As in `data check`, like the next two.
         category: Likewise.
         split: Likewise.
-        drop_bad: Likewise.
+        drop_bad: Leave out files that cannot be used, or are smaller than a window, and say so.
 
     Returns:
         The number of windows.
@@ -96,27 +94,26 @@ def cut_good(
         ConfigError: an argument is out of its range, or ``out`` has content.
         ImageError: files cannot be used, or are smaller than a window; all of them are listed.
         OSError: the file system refuses.
+
+    Warns:
+        DataWarning: what is wrong with photos: `fit` would not see it in the windows.
     """
-    root = _checked(out, side, count)
+    _check(side, count)
     check_range("seed", seed, low=0, integer=True)
-    values = good_images(
-        path, layout=layout, category=category, split=split, square="pad", drop_bad=drop_bad
-    )
-    photos = [_whole(value) for value in values]
-    _check_large_enough(photos, side)
-    findings = Findings("path", len(photos))
+    with new_folder(out) as root:
+        photos = good_images(
+            path, layout=layout, category=category, split=split, square="whole", drop_bad=drop_bad
+        )
+        large = _large_enough(photos, side, drop_bad)
 
-    def windows() -> Iterator[Cut]:
-        for photo in photos:
-            picture, remarks = decode_oblong(photo)
-            findings.note(Path(str(photo)).name, remarks)
-            name = _below(photo, path)
-            for place in _random_places(picture.size, side, count, generator(seed, "window", name)):
-                yield _window(name, picture, place, side), picture, None
+        def windows() -> Iterator[Cut]:
+            for photo in (photos[k] for k in large):
+                picture, name = read_picture(photo, "path"), _below(photo, path)
+                source = generator(seed, "window", name)
+                for place in _random_places(picture.size, side, count, source):
+                    yield _window(name, picture, place, side), picture, None
 
-    number = _write(root, windows())
-    findings.warn()
-    return number
+        return _write(root, windows())
 
 
 def cut_defects(
@@ -134,8 +131,8 @@ def cut_defects(
 ) -> int:
     """Cut windows around the defects of photos, for `DefectSynthesizer.fit`.
 
-    The first window of a photo shows as much of its defects as any can, the next one as much as
-    any of what is left. A mask is cut with its photo, so it may hold several defects.
+    Each window of a photo shows as much as any can of what those before it do not. A mask is cut
+    with its photo, so it may hold several defects.
 
     Args:
         path: As for `fit`: a folder of photos, or a data set; photos may be oblong.
@@ -144,10 +141,10 @@ def cut_defects(
         side: Of a window in pixels, a power of two from 32 to 1024: the backbone's resolution.
         count: At most so many windows of each photo.
         defect: The type, where there are several.
-        layout: As in `data check`, like the next three.
+        layout: As in `data check`, like the next two.
         category: Likewise.
         split: Likewise.
-        drop_bad: Likewise.
+        drop_bad: As in `cut_good`.
 
     Returns:
         The number of windows.
@@ -159,69 +156,69 @@ def cut_defects(
         OSError: the file system refuses.
 
     Warns:
-        DataWarning: part of the defects is in no window.
+        DataWarning: as `cut_good`; or part of the defects is in no window.
     """
-    root = _checked(out, side, count)
+    _check(side, count)
+    left_out, full = list[str](), False
     options = {"layout": layout, "category": category, "split": split, "drop_bad": drop_bad}
-    pairs = defect_pairs(path, masks, defect=defect, square="pad", **options)  # type: ignore[arg-type]
-    photos = [_whole(value) for value in pairs.images]
-    _check_large_enough(photos, side)
-    findings, left_out = Findings("path", len(photos)), list[str]()
+    with new_folder(out) as root:
+        pairs = defect_pairs(path, masks, defect=defect, square="whole", **options)  # type: ignore[arg-type]
+        large = _large_enough(pairs.images, side, drop_bad)
 
-    def windows() -> Iterator[Cut]:
-        for photo, truth in zip(photos, pairs.masks, strict=True):
-            picture, remarks = decode_oblong(photo)
-            mask, _ = decode_mask(_whole(truth))
-            findings.note(Path(str(photo)).name, remarks)
-            rest = mask.copy()
-            for left, top in defect_places(mask, side, count):
-                rest[top : top + side, left : left + side] = False
-                yield _window(_below(photo, path), picture, (left, top), side), picture, mask
-            if rest.any():
-                left_out.append(f"{Path(str(photo)).name} {rest.sum() / mask.sum():.0%}")
+        def windows() -> Iterator[Cut]:
+            nonlocal full
+            for photo, truth in ((pairs.images[k], pairs.masks[k]) for k in large):
+                picture, (mask, _) = read_picture(photo, "path"), decode_mask(truth)
+                places, rest = defect_places(mask, side, count), mask.copy()
+                for left, top in places:
+                    rest[top : top + side, left : left + side] = False
+                    yield _window(_below(photo, path), picture, (left, top), side), picture, mask
+                if (share := rest.sum() / mask.sum()) >= SLIVER:
+                    left_out.append(f"{printable(_name(photo))} {share:.0%}")
+                    full |= len(places) == count
 
-    number = _write(root, windows())
-    findings.warn()
-    _tell_left_out(left_out, len(photos))
+        number = _write(root, windows())
+    if left_out:
+        _tell(left_out, len(large), full)
     return number
 
 
-def _tell_left_out(photos: list[str], total: int) -> None:
-    if photos:
-        some = ", ".join(photos[:3]) + (", ..." if len(photos) > 3 else "")
-        warn(
-            f"count: windows show all that is marked; got part of it in none, for {len(photos)} "
-            f"of {total} photos ({some}); raise count or side, or leave it so",
-            DataWarning,
-        )
+def _tell(photos: list[str], total: int, full: bool) -> None:
+    some = ", ".join(photos[:3]) + (", ..." if len(photos) > 3 else "")
+    warn(
+        f"count: windows show all that is marked; got part of it in none, for {len(photos)} of "
+        f"{total} photos ({some}); raise {'count or ' * full}side, or leave it so",
+        DataWarning,
+    )
 
 
-def defect_places(mask: Mask, side: int, count: int) -> list[tuple[int, int]]:
-    """Left and top of at most so many windows that show the most of a mask (H, W)."""
-    rest, found = mask.copy(), list[tuple[int, int]]()
-    # What fills its window shows no place around the defect, and is refused as a mask.
-    allowed = _sums(mask, side) <= MAX_FOREGROUND * side**2
-    for _ in range(TRIES * count):
-        shown = _sums(rest, side) * allowed
-        best = int(shown.max())
-        if best == 0 or len(found) == count:
-            break
-        rows, columns = np.nonzero(shown == best)
-        # In the middle of the places that show as much the defect lies in the middle.
-        away = (rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2
-        top, left = int(rows[away.argmin()]), int(columns[away.argmin()])
-        part = slice(top, top + side), slice(left, left + side)
-        if best >= LEAST * mask[part].sum():
-            found.append((left, top))
-        rest[part] = False
-    return found
+@contextmanager
+def new_folder(out: str | os.PathLike[str]) -> Iterator[Path]:
+    """A new or empty folder; if what is put there proves wrong, it is empty again.
+
+    Raises:
+        ConfigError: it has content.
+    """
+    root = Path(out)
+    check_empty(root, "out")
+    try:
+        yield root
+    except DefectGenError:
+        for entry in root.iterdir() if root.is_dir() else ():
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        raise
 
 
-def _sums(mask: Mask, side: int) -> NDArray[np.int64]:
-    """How much of a mask (H, W) each window shows: (H - side + 1, W - side + 1)."""
-    table = np.pad(mask.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
-    part = table[side:, side:] - table[:-side, side:] - table[side:, :-side]
-    return np.asarray(part + table[:-side, :-side], np.int64)
+def read_picture(value: Value, name: str) -> Image.Image:
+    """A whole photo, of mode L or RGB.
+
+    Raises:
+        ImageError: it cannot be used; ``name`` is the argument that it came from.
+    """
+    try:
+        return decode_oblong(value)[0]
+    except Unusable as error:
+        raise ImageError(f"{name}: readable pictures; got {str(value)!r}, which {error}") from error
 
 
 def _random_places(
@@ -237,8 +234,7 @@ def _random_places(
 
 
 def _window(photo: str, picture: Image.Image, place: tuple[int, int], side: int) -> Window:
-    left, top = place
-    width, height = picture.size
+    (left, top), (width, height) = place, picture.size
     return Window(window="", photo=photo, left=left, top=top, side=side, width=width, height=height)
 
 
@@ -263,16 +259,13 @@ def _write(root: Path, windows: Iterable[Cut]) -> int:
     return number
 
 
-def _checked(out: str | os.PathLike[str], side: int, count: int) -> Path:
+def _check(side: int, count: int) -> None:
     check_resolution(side, "side")
     check_range("count", count, low=1, integer=True)
-    check_empty(Path(out), "out")
-    return Path(out)
 
 
-def _whole(value: Value) -> Value:
-    """A picture as it is, not made square."""
-    return value.source if isinstance(value, SquareImage) else value
+def _name(photo: Value) -> str:
+    return Path(str(photo)).name
 
 
 def _below(photo: Value, path: str | os.PathLike[str]) -> str:
@@ -281,12 +274,19 @@ def _below(photo: Value, path: str | os.PathLike[str]) -> str:
     return whole.relative_to(root).as_posix()
 
 
-def _check_large_enough(photos: list[Value], side: int) -> None:
-    sizes = {Path(str(photo)).name: read_size(photo) for photo in photos}
-    small = [f"{name} is {s[1]}x{s[0]}" for name, s in sizes.items() if s and min(s) < side]
+def _large_enough(photos: list[Value], side: int, drop_bad: bool) -> list[int]:
+    """Which photos are as large as a window, of some that are usable."""
+    sizes = [read_size(photo) or (0, 0) for photo in photos]
+    small = [
+        f"{_name(p)} is {s[1]}x{s[0]}" for p, s in zip(photos, sizes, strict=True) if min(s) < side
+    ]
     if small:
         more = f", and {len(small) - SHOWN} more" if len(small) > SHOWN else ""
-        raise ImageError(
+        text = (
             f"side: at most the shorter side of every photo; got {side}, and "
-            f"{', '.join(small[:SHOWN])}{more}; choose a smaller side, or leave these photos out"
+            f"{printable(', '.join(small[:SHOWN]))}{more}; "
         )
+        if not drop_bad or len(small) == len(photos):
+            raise ImageError(f"{text}choose a smaller side, or pass drop_bad=True")
+        warn(f"{text}these are left out", DataWarning)
+    return [k for k, size in enumerate(sizes) if min(size) >= side]

@@ -90,7 +90,7 @@ def write_samples(
     root = Path(folder)
     _check_metadata(metadata)
     check_choice("layout", layout, list(LAYOUTS))
-    _check_defect(defect)
+    check_defect(defect)
     check_empty(root)
     places = {k: (at.format(defect=defect), end) for k, (at, end) in LAYOUTS[layout].items()}
     root.mkdir(parents=True, exist_ok=True)
@@ -173,7 +173,8 @@ def _check_metadata(metadata: Mapping[str, Any]) -> None:
         ) from error
 
 
-def _check_defect(defect: str) -> None:
+def check_defect(defect: str) -> None:
+    """Raise ConfigError unless this is the name of a type that every system can have."""
     plain = defect.replace("-", "").replace("_", "").replace(" ", "")
     if not plain.isalnum() or defect != defect.strip() or _TAKEN.fullmatch(defect):
         raise ConfigError(

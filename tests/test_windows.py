@@ -13,8 +13,9 @@ from PIL import Image
 from defectgen.cli import main
 from defectgen.data.images import load_images, load_pairs
 from defectgen.errors import ConfigError, DataWarning, ImageError
-from defectgen.windows import _sums, cut_defects, cut_good, defect_places
+from defectgen.windows import cut_defects, cut_good
 from defectgen.windows_join import join_windows
+from defectgen.windows_places import _sums, defect_places
 from defectgen.writer import write_samples
 
 
@@ -67,6 +68,47 @@ def test_places_depend_on_the_seed_and_the_photo_alone(large, tmp_path):
         for name in "abc"
     )
     assert a[4:] == b != c
+
+
+@pytest.mark.filterwarnings("always::defectgen.errors.DataWarning")
+@pytest.mark.parametrize("command", ["goods", "defects"])
+def test_small_photos_are_left_out_if_that_is_asked_for(large, tmp_path, command, capsys):
+    photo(large / "small.png", 9, (31, 70))
+    for name in ("0", "1", "small"):
+        mask(tmp_path / "masks" / f"{name}.png", spot((31 if name == "small" else 60, 90))[:, :90])
+    mask(tmp_path / "masks" / "small.png", spot((31, 70)))
+    given = [command, large, *([tmp_path / "masks"] if command == "defects" else [])]
+    assert run("windows", *given, "--side", 32, "--out", tmp_path / "w") == 1
+    assert capsys.readouterr().err.endswith("choose a smaller side, or give --drop-bad\n")
+    assert run("windows", *given, "--side", 32, "--out", tmp_path / "w", "--drop-bad") == 0
+    assert "small.png is 70x31; these are left out" in capsys.readouterr().err
+    assert {one["photo"] for one in records(tmp_path / "w")} == {"0.png", "1.png"}
+
+
+def test_long_photos_are_no_larger_than_they_are(tmp_path):
+    """A square of this side would have more pixels than are read."""
+    photo(tmp_path / "good" / "a.png", 1, (40, 9000))
+    assert cut_good(tmp_path / "good", tmp_path / "w", side=32, count=2) == 2
+
+
+def test_what_fit_would_no_longer_see_is_told(tmp_path):
+    first = photo(tmp_path / "good" / "a.png", 1, (40, 60))
+    (tmp_path / "good" / "b.png").write_bytes(first.read_bytes())
+    with pytest.warns(DataWarning, match="is the same picture as a.png"):
+        cut_good(tmp_path / "good", tmp_path / "w", side=32)
+
+
+def test_a_name_that_is_no_text(tmp_path):
+    photo(tmp_path / "good" / "M\udcfcller.png", 1, (40, 60))
+    assert cut_good(tmp_path / "good", tmp_path / "w", side=32) == 4
+    assert len(records(tmp_path / "w")) == 4
+
+
+def test_pictures_of_other_modes_are_refused_by_name(tmp_path):
+    (tmp_path / "good").mkdir()
+    Image.new("LAB", (60, 40), (100, 3, 5)).save(tmp_path / "good" / "a.tif")
+    with pytest.raises(ImageError, match="a.tif: has the PIL mode LAB"):
+        cut_good(tmp_path / "good", tmp_path / "w", side=32)
 
 
 def test_a_photo_of_the_size_of_a_window_is_cut_once(tmp_path):
@@ -142,6 +184,25 @@ def test_a_defect_lies_whole_and_in_the_middle():
     assert len(defect_places(drawn, 32, 1)) == 1
     drawn[90, 10] = True  # however small
     assert len(defect_places(drawn, 32, 4)) == 3
+
+
+def test_equal_defects_lie_in_the_middle_of_their_windows():
+    drawn = np.zeros((400, 400), bool)
+    spots = [(60, 60), (200, 330), (300, 110)]
+    for row, column in spots:
+        drawn[row : row + 3, column : column + 3] = True
+    found = defect_places(drawn, 64, 4)
+    assert sorted((top + 31, left + 31) for left, top in found) in (
+        spots, [(row + 1, column + 1) for row, column in spots]
+    )  # fmt: skip
+
+
+def test_places_are_the_best_there_are():
+    """Against all windows, looked at one by one."""
+    drawn = np.random.default_rng(3).random((40, 50)) < 0.02
+    (left, top), *_ = defect_places(drawn, 16, 4)
+    most = max(drawn[r : r + 16, c : c + 16].sum() for r in range(25) for c in range(35))
+    assert drawn[top : top + 16, left : left + 16].sum() == most
 
 
 def test_what_is_left_at_an_edge_is_no_window_of_its_own():
@@ -226,6 +287,44 @@ def test_samples_go_where_their_windows_lay(joined):
         assert np.array_equal(pixels(joined / "full" / one["image"]), expected)
         assert np.array_equal(pixels(joined / "full" / one["mask"]) > 0, marked)
         assert set(np.unique(pixels(joined / "full" / one["mask"]))) == {0, 255}
+        assert one["mask_area"] == pytest.approx(50 / 5400, abs=1e-8)
+        assert one["side"] == 32
+        assert "normal" not in one
+
+
+def test_folders_as_those_of_mvtec(joined):
+    places = (joined / "s", joined / "w", joined / "good", joined / "full")
+    assert join_windows(*places, layout="mvtec", defect="scratch") == 4
+    assert (joined / "full" / "test" / "scratch" / "000003.png").is_file()
+    assert (joined / "full" / "ground_truth" / "scratch" / "000003_mask.png").is_file()
+    assert records(joined / "full", "metadata.jsonl")[3]["image"] == "test/scratch/000003.png"
+
+
+def test_a_colored_defect_on_a_gray_part_keeps_its_color(tmp_path, large):
+    for path in large.iterdir():
+        Image.open(path).convert("L").save(path)
+    cut_good(large, tmp_path / "w", side=32, count=1)
+    (one, _) = records(tmp_path / "w")
+    drawn = np.repeat(pixels(tmp_path / "w" / one["window"])[..., None], 3, 2)
+    drawn[4:9, 10:20] = 255, 0, 0
+    marked = (drawn[..., 1] == 0) & (drawn[..., 0] == 255)
+    batch = {"image": drawn, "mask": marked.astype(np.uint8) * np.uint8(255)}
+    (tmp_path / "s").mkdir()
+    for part, values in batch.items():
+        Image.fromarray(values).save(tmp_path / "s" / f"{part}.png")
+    line = {"image": "image.png", "mask": "mask.png", "background": one["window"]}
+    (tmp_path / "s" / "metadata.jsonl").write_text(json.dumps(line))
+    assert join(tmp_path) == 1
+    whole = pixels(tmp_path / "full" / "images" / "000000.png")
+    assert whole[one["top"] + 5, one["left"] + 12].tolist() == [255, 0, 0]
+
+
+def test_photos_may_be_links(joined):
+    (joined / "elsewhere").mkdir()
+    for path in list((joined / "good").iterdir()):
+        path.rename(joined / "elsewhere" / path.name)
+        path.symlink_to(joined / "elsewhere" / path.name)
+    assert join(joined) == 4
 
 
 def test_real_samples_are_put_back(large, fitted_synth, tmp_path):
@@ -259,8 +358,22 @@ def spoiled(root: Path, file: str, **change: object) -> None:
             "^samples: drawn with .*'x.png'",
         ),
         ("s/metadata.jsonl", {"background": [1]}, "^samples: drawn with --good-images "),
-        ("s/metadata.jsonl", {"image": "../w/000000.png"}, "^relative: must name something inside"),
-        ("w/windows.jsonl", {"photo": "../w/000000.png"}, "^relative: must name something inside"),
+        ("s/metadata.jsonl", {"image": "../w/000000.png"}, "^samples: records name files in th"),
+        (
+            "s/metadata.jsonl",
+            {"mask": None},
+            "^samples: records name files in th",
+        ),
+        ("s/metadata.jsonl", {"mask": "images/0.png"}, "^samples: masks of 0 and 255"),
+        ("s/metadata.jsonl", {"image": "\ud800.png"}, "^samples: "),
+        ("s/metadata.jsonl", {"seed": float("nan")}, "^samples: "),
+        ("w/windows.jsonl", {"photo": "/etc/passwd"}, "^photos: records name files in their f"),
+        (
+            "w/windows.jsonl",
+            {"window": "000001.png"},
+            "^windows: one line for each; got 4",
+        ),
+        ("w/windows.jsonl", {"photo": "../w/000000.png"}, "^photos: records name files in their f"),
         (
             "w/windows.jsonl",
             {"photo": "1.png"},
@@ -278,7 +391,8 @@ def test_records_that_were_changed(joined, file, change, words):
     spoiled(joined, file, **change)
     with pytest.raises(ConfigError, match=words):
         join(joined)
-    assert not (joined / "full" / "metadata.jsonl").exists()
+    # So the command can be given again.
+    assert not (joined / "full").exists() or list((joined / "full").iterdir()) == []
 
 
 def test_a_photo_that_has_changed_is_refused(joined):
@@ -325,4 +439,25 @@ def test_the_command_cuts_and_puts_back(joined, capsys):
     assert run("windows", "goods", joined / "good", *cutting, joined / "g") == 2
     assert "defectgen: --out: must be " in capsys.readouterr().err
     assert run("windows", "join", joined / "g", *full[:-1], joined / "x") == 2
+    assert run("windows", "join", joined / "s", *full[:-1], joined / "m", "--format", "mvtec") == 0
     assert "defectgen: SAMPLES: a folder that `defectgen sample` wrote" in capsys.readouterr().err
+
+
+def test_ctrl_c_says_what_is_left(large, tmp_path, monkeypatch, capsys):
+    from defectgen import windows
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(windows, "_random_places", stop)
+    out = tmp_path / "w"
+    assert run("windows", "goods", large, "--side", 32, "--out", out) == 130
+    said = f"defectgen: interrupted; {out} holds a set that is not complete; remove it"
+    assert capsys.readouterr().err.startswith(said)
+
+
+def test_a_side_that_a_backbone_does_not_take_by_itself(tmp_path, capsys):
+    photo(tmp_path / "good" / "a.png", 1, (512, 600))
+    out = tmp_path / "w"
+    assert run("windows", "goods", tmp_path / "good", "--side", 512, "--out", out) == 0
+    assert capsys.readouterr().out.endswith("; train with --resolution 512\n")

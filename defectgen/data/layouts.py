@@ -53,7 +53,7 @@ def good_images(
         layout: "mvtec", "visa", "folder", or "auto", which looks at the folders.
         category: The name of a folder in `path`; needed where several are data sets.
         split: Of VisA, as in its loader, whose default None takes; other layouts have none.
-        square: As in the loaders; None takes their default.
+        square: As in the loaders, whose default None takes; "whole" leaves oblong images so.
         drop_bad: Leave out what cannot be used, with a warning, if anything is left.
 
     Returns:
@@ -99,7 +99,7 @@ def defect_pairs(
         layout: As in `good_images`.
         category: As in `good_images`.
         split: As in `good_images`.
-        square: As in the loaders; None takes their default.
+        square: As in `good_images`.
         drop_bad: Leave out what cannot be used, with a warning, if anything is left.
 
     Returns:
@@ -188,7 +188,7 @@ def _named(
 ) -> Path:
     check_choice("layout", layout, LAYOUTS)
     check_choice("split", split, (None, *SPLITS))
-    check_choice("square", square, SQUARES)
+    check_choice("square", square, (*SQUARES, "whole"))
     folder = existing_folder(path, "path")
     return folder if category is None else category_folder(folder, category)
 
@@ -270,8 +270,8 @@ def _usable(survey: Survey, square: Square, drop_bad: bool, what: str) -> list[U
         raise ImageError(
             f"path: must hold {what} for training; got none in {report.folder!r}; check the path"
         )
-    # What looks wrong in a picture is told by fit, which decodes it again.
-    known = set(survey.problems)
+    # What looks wrong in a picture is told by fit, which decodes it again, unless it is cut before.
+    known = set(report.problems if square == "whole" else survey.problems)
     told = [one for one in report.problems if one.severity == "error" or one in known]
     warn_of(replace(report, problems=tuple(told)), "the report of 'data check'")
     return usable

@@ -84,7 +84,10 @@ def decode_oblong(value: Value) -> tuple[Image.Image, list[str]]:
     picture, remarks = _in_eight_bits(open_picture(value), 3)
     pixels = np.asarray(picture)
     gray = bool((pixels == pixels[..., :1]).all())
-    return (picture.getchannel(0) if gray else picture), remarks
+    if gray:
+        picture = picture.getchannel(0)
+        picture.info.pop("icc_profile", None)  # of colors
+    return picture, remarks
 
 
 def _in_eight_bits(image: Image.Image, channels: int) -> tuple[Image.Image, list[str]]:

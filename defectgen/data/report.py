@@ -20,7 +20,7 @@ from defectgen.data.deferred import (
 )
 from defectgen.data.masks import decode_mask
 from defectgen.data.orientation import TURNED, turned_apart
-from defectgen.data.pictures import decode_image
+from defectgen.data.pictures import decode_image, decode_oblong
 from defectgen.data.shapes import DrawnMask
 from defectgen.data.sources import Unusable, Value, open_picture, problem_text
 from defectgen.data.survey import Entry, Problem, Survey, printable
@@ -121,7 +121,7 @@ def inspect(survey: Survey, square: Square) -> tuple[DataReport, list[Usable]]:
     Raises:
         ConfigError: `square` is none of its choices.
     """
-    check_choice("square", square, SQUARES)
+    check_choice("square", square, (*SQUARES, "whole"))
     found = replace(survey, problems=list(survey.problems))
     usable = []
     seen: dict[bytes, Entry] = {}
@@ -135,7 +135,7 @@ def inspect(survey: Survey, square: Square) -> tuple[DataReport, list[Usable]]:
             continue
         image: Value = entry.image
         mask = entry.mask
-        if raw.width != raw.height:
+        if raw.width != raw.height and square != "whole":
             image = SquareImage(image, square)
             mask = None if mask is None else SquareMask(mask, square)
         usable.append(Usable(entry, image, mask))
@@ -159,10 +159,14 @@ def _look_at_image(
     entry: Entry, square: Square, found: Survey, seen: dict[bytes, Entry]
 ) -> Image.Image | None:
     try:
-        raw = open_picture(entry.image)
-        if raw.width != raw.height and square is None:
-            raise Unusable(f"is {raw.width}x{raw.height}, {_OBLONG}")
-        picture, remarks = decode_image(square_image(raw, square), 3)
+        if square == "whole":
+            picture, remarks = decode_oblong(entry.image)
+            raw = picture
+        else:
+            raw = open_picture(entry.image)
+            if raw.width != raw.height and square is None:
+                raise Unusable(f"is {raw.width}x{raw.height}, {_OBLONG}")
+            picture, remarks = decode_image(square_image(raw, square), 3)
     except Unusable as error:
         found.error(entry.image, str(error))
         return None
@@ -183,7 +187,7 @@ def _look_at_mask(
             _check_size(drawn.size(), raw, found.name(entry.image))
         mask, remark = decode_mask(drawn)
         _check_size(mask.shape, raw, found.name(entry.image))
-        if raw is not None and not square_mask(mask, square).any():
+        if raw is not None and square == "crop" and not square_mask(mask, square).any():
             raise Unusable("lies outside the middle of its image: pass square='pad'")
         if turned_apart(entry.image, drawn):
             found.warn(_plain(drawn), _of_one(TURNED), mask=True)
