@@ -406,9 +406,9 @@ def test_nothing_in_training_looks_at_the_clock():
     users = {p.name for p in package.rglob("*.py") if clock.search(p.read_text(encoding="utf-8"))}
     # The bar says how fast it goes, the demo how long it took, a build how long it may take, an
     # experiment what it will cost, a comparison of detectors what is left of it; a broken download
-    # waits a second. None hands it to training.
+    # waits a second, a rename on Windows a few. None hands it to training.
     known = {"arms.py", "callbacks.py", "demo.py", "demo_speed.py", "_build.py", "transfer.py"}
-    assert users == {*known, "experiment_cost.py"}
+    assert users == {*known, "experiment_cost.py", "system.py"}
 
 
 # -- masks people have (spec section 6: issues 31, 57) ---

@@ -158,7 +158,7 @@ def test_the_layout_of_mvtec_is_what_its_readers_pair(tmp_path):
     ("change", "message"),
     [
         ({"layout": "coco"}, "layout: "),
-        ({"defect": "good"}, 'defect: .* not "good"'),
+        ({"defect": "good"}, 'defect: .* neither "good"'),
         ({"defect": "../x"}, "defect: must be letters"),
         ({"defect": ""}, "defect: must be letters"),
     ],

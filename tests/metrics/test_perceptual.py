@@ -113,7 +113,7 @@ def test_the_package_of_the_weights_is_not_run(monkeypatch):
 
 def test_without_weights_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"stlpips-pytorch.*pip install 'defectgen\[metrics\]'"):
+    with pytest.raises(ConfigError, match=r"stlpips-pytorch.*pip install .defectgen\[metrics\]."):
         st_lpips()
 
 
