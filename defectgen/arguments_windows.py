@@ -44,7 +44,9 @@ def add_windows_arguments(parser: argparse.ArgumentParser) -> None:
         default="plain",
         help="folders: images and masks (default), or those of MVTec AD",
     )
-    join.add_argument("--defect", default="defect", metavar="NAME", help="type, of --format mvtec")
+    join.add_argument(
+        "--defect", metavar="NAME", help="type of defect in mvtec's folders (default: defect)"
+    )
 
 
 def _add_cutting(parser: argparse.ArgumentParser) -> None:

@@ -123,18 +123,14 @@ def _sample(arguments: argparse.Namespace) -> None:
     from defectgen.adapter import synthesizer_tensors
     from defectgen.backgrounds import known_of, read_photos
     from defectgen.checks import check_range
-    from defectgen.cli_data import training_images
+    from defectgen.cli_data import defect_of, training_images
     from defectgen.networks.precision import resolve_precision
     from defectgen.rng import fresh_seed
     from defectgen.synthesizer import DefectSynthesizer
     from defectgen.weights import tensor_digest
-    from defectgen.writer import DEFECT, check_empty, write_samples
+    from defectgen.writer import check_empty, write_samples
 
-    if arguments.defect is not None and arguments.format != "mvtec":
-        raise ConfigError(
-            f"--defect: belongs to --format mvtec; got {arguments.defect!r} with --format "
-            f"{arguments.format}; leave it out, or add --format mvtec"
-        )
+    defect = defect_of(arguments)
     usual = {"layout": "auto", "category": None, "split": None, "square": None, "drop_bad": False}
     lone = [f"--{k.replace('_', '-')}" for k, v in usual.items() if getattr(arguments, k) != v]
     if lone and arguments.good_images is None:
@@ -180,7 +176,7 @@ def _sample(arguments: argparse.Namespace) -> None:
         arguments.out,
         metadata=metadata,
         layout=arguments.format,
-        defect=DEFECT if arguments.defect is None else arguments.defect,
+        defect=defect,
     )
     _show(f"{count} samples from seed {seed}: {arguments.out}")
 

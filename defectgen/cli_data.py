@@ -13,6 +13,7 @@ from defectgen.data.report import DataReport
 from defectgen.data.sources import Value
 from defectgen.data_check import check_data, describe
 from defectgen.errors import ConfigError, ImageError, MaskError
+from defectgen.writer import DEFECT
 
 # Phrases of the library, and what stands for them here.
 _SPOKEN = {
@@ -44,6 +45,20 @@ def training_pairs(arguments: argparse.Namespace) -> DefectImages:
             defect=arguments.defect,
             **_choices(arguments),
         )
+
+
+def defect_of(arguments: argparse.Namespace) -> str:
+    """The type of defect in the folders of MVTec AD, which no other format has.
+
+    Raises:
+        ConfigError: it is given for another format.
+    """
+    if arguments.defect is not None and arguments.format != "mvtec":
+        raise ConfigError(
+            f"--defect: belongs to --format mvtec; got {arguments.defect!r} with --format "
+            f"{arguments.format}; leave it out, or add --format mvtec"
+        )
+    return DEFECT if arguments.defect is None else str(arguments.defect)
 
 
 def check_reports(arguments: argparse.Namespace) -> list[DataReport]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from defectgen.cli_data import TRAINING, spoken
+from defectgen.cli_data import TRAINING, defect_of, spoken
 
 
 def windows_text(arguments: argparse.Namespace) -> str:
@@ -13,7 +13,7 @@ def windows_text(arguments: argparse.Namespace) -> str:
         from defectgen.windows_join import join_windows
 
         given = arguments.samples, arguments.windows, arguments.photos, arguments.out
-        named = {"layout": arguments.format, "defect": arguments.defect}
+        named = {"layout": arguments.format, "defect": defect_of(arguments)}
         with spoken({}, "SAMPLES"):
             return f"{join_windows(*given, **named)} photos with a defect: {arguments.out}"
     from defectgen.windows import cut_defects, cut_good

@@ -22,7 +22,7 @@ from defectgen.data.masks import BoolArray, decode_mask
 from defectgen.data.pictures import decode_oblong
 from defectgen.data.sources import SHOWN, Unusable, Value, read_size
 from defectgen.data.survey import printable
-from defectgen.errors import DataWarning, DefectGenError, ImageError
+from defectgen.errors import DataWarning, DefectGenError, ImageError, MaskError
 from defectgen.files import atomic_file
 from defectgen.messages import warn
 from defectgen.records import Record
@@ -102,7 +102,7 @@ def cut_good(
     check_range("seed", seed, low=0, integer=True)
     with new_folder(out) as root:
         photos = good_images(
-            path, layout=layout, category=category, split=split, square="whole", drop_bad=drop_bad
+            path, layout=layout, category=category, split=split, drop_bad=drop_bad, whole=True
         )
         large = _large_enough(photos, side, drop_bad)
 
@@ -162,13 +162,13 @@ def cut_defects(
     left_out, full = list[str](), False
     options = {"layout": layout, "category": category, "split": split, "drop_bad": drop_bad}
     with new_folder(out) as root:
-        pairs = defect_pairs(path, masks, defect=defect, square="whole", **options)  # type: ignore[arg-type]
+        pairs = defect_pairs(path, masks, defect=defect, whole=True, **options)  # type: ignore[arg-type]
         large = _large_enough(pairs.images, side, drop_bad)
 
         def windows() -> Iterator[Cut]:
             nonlocal full
             for photo, truth in ((pairs.images[k], pairs.masks[k]) for k in large):
-                picture, (mask, _) = read_picture(photo, "path"), decode_mask(truth)
+                picture, mask = read_picture(photo, "path"), _read_mask(truth)
                 places, rest = defect_places(mask, side, count), mask.copy()
                 for left, top in places:
                     rest[top : top + side, left : left + side] = False
@@ -219,6 +219,13 @@ def read_picture(value: Value, name: str) -> Image.Image:
         return decode_oblong(value)[0]
     except Unusable as error:
         raise ImageError(f"{name}: readable pictures; got {str(value)!r}, which {error}") from error
+
+
+def _read_mask(value: Value) -> BoolArray:
+    try:
+        return decode_mask(value)[0]
+    except Unusable as error:
+        raise MaskError(f"masks: readable masks; got {str(value)!r}, which {error}") from error
 
 
 def _random_places(

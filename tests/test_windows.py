@@ -10,9 +10,10 @@ import pytest
 from data_trees import mask, mvtec, photo, spot
 from PIL import Image
 
+from defectgen import MVTecAD
 from defectgen.cli import main
 from defectgen.data.images import load_images, load_pairs
-from defectgen.errors import ConfigError, DataWarning, ImageError
+from defectgen.errors import ConfigError, DataWarning, ImageError, MaskError
 from defectgen.windows import cut_defects, cut_good
 from defectgen.windows_join import join_windows
 from defectgen.windows_places import _sums, defect_places
@@ -89,6 +90,17 @@ def test_long_photos_are_no_larger_than_they_are(tmp_path):
     """A square of this side would have more pixels than are read."""
     photo(tmp_path / "good" / "a.png", 1, (40, 9000))
     assert cut_good(tmp_path / "good", tmp_path / "w", side=32, count=2) == 2
+
+
+def test_a_mask_that_has_changed_since_it_was_looked_at(tmp_path, monkeypatch):
+    from defectgen import windows
+
+    photo(tmp_path / "bad" / "0.png", 0, (60, 90))
+    truth = mask(tmp_path / "masks" / "0.png", spot((60, 90)))
+    look = windows._large_enough
+    monkeypatch.setattr(windows, "_large_enough", lambda *a: (truth.unlink(), look(*a))[1])
+    with pytest.raises(MaskError, match="^masks: readable masks; got '.*0.png', which does not ex"):
+        cut_defects(tmp_path / "bad", tmp_path / "masks", tmp_path / "w", side=32)
 
 
 def test_what_fit_would_no_longer_see_is_told(tmp_path):
@@ -439,8 +451,11 @@ def test_the_command_cuts_and_puts_back(joined, capsys):
     assert run("windows", "goods", joined / "good", *cutting, joined / "g") == 2
     assert "defectgen: --out: must be " in capsys.readouterr().err
     assert run("windows", "join", joined / "g", *full[:-1], joined / "x") == 2
-    assert run("windows", "join", joined / "s", *full[:-1], joined / "m", "--format", "mvtec") == 0
     assert "defectgen: SAMPLES: a folder that `defectgen sample` wrote" in capsys.readouterr().err
+    given = ("windows", "join", joined / "s", *full[:-1], joined / "m", "--defect", "scratch")
+    assert run(*given) == 2
+    assert "--defect: belongs to --format mvtec" in capsys.readouterr().err
+    assert run(*given, "--format", "mvtec") == 0
 
 
 def test_ctrl_c_says_what_is_left(large, tmp_path, monkeypatch, capsys):
@@ -461,3 +476,9 @@ def test_a_side_that_a_backbone_does_not_take_by_itself(tmp_path, capsys):
     out = tmp_path / "w"
     assert run("windows", "goods", tmp_path / "good", "--side", 512, "--out", out) == 0
     assert capsys.readouterr().out.endswith("; train with --resolution 512\n")
+
+
+def test_loaders_know_no_photos_that_are_not_square(tmp_path):
+    mvtec(tmp_path)
+    with pytest.raises(ConfigError, match="^square: must be one of .*; got 'whole'"):
+        MVTecAD(tmp_path, "bottle", square="whole")

@@ -12,9 +12,8 @@ from PIL import Image
 from defectgen.data.masks import decode_mask
 from defectgen.data.sources import Deferred, Unusable, Value, open_picture, read_size
 
-#: How an oblong photo becomes square: the middle of it, or borders repeated; None refuses it, and
-#: "whole", of which loaders know nothing, leaves it as it is.
-Square: TypeAlias = Literal["crop", "pad", "whole"] | None
+#: How an oblong photo becomes square: the middle of it, or borders repeated; None refuses it.
+Square: TypeAlias = Literal["crop", "pad"] | None
 SQUARES: tuple[Square, ...] = (None, "crop", "pad")
 
 

@@ -45,6 +45,7 @@ def good_images(
     split: str | None = None,
     square: Square = None,
     drop_bad: bool = False,
+    whole: bool = False,
 ) -> list[Value]:
     """Return the good images to train with, checked as the loaders check them.
 
@@ -53,8 +54,9 @@ def good_images(
         layout: "mvtec", "visa", "folder", or "auto", which looks at the folders.
         category: The name of a folder in `path`; needed where several are data sets.
         split: Of VisA, as in its loader, whose default None takes; other layouts have none.
-        square: As in the loaders, whose default None takes; "whole" leaves oblong images so.
+        square: As in the loaders; None takes their default.
         drop_bad: Leave out what cannot be used, with a warning, if anything is left.
+        whole: Leave oblong images as they are, and tell all that is wrong: for windows of them.
 
     Returns:
         Paths, or squares made when they are read, for `Backbone.fit`; sorted as in a folder.
@@ -74,7 +76,7 @@ def good_images(
     else:
         survey = survey_layout(_single(folder, layout, category), layout, split, want="good")
         survey.entries = [entry for entry in survey.entries if entry.part == "train"]
-    return [item.image for item in _usable(survey, square, drop_bad, "good images")]
+    return [item.image for item in _usable(survey, square, drop_bad, whole, "good images")]
 
 
 def defect_pairs(
@@ -87,6 +89,7 @@ def defect_pairs(
     split: str | None = None,
     square: Square = None,
     drop_bad: bool = False,
+    whole: bool = False,
 ) -> DefectImages:
     """Return images and masks of one type of defect, checked as the loaders check them.
 
@@ -99,8 +102,9 @@ def defect_pairs(
         layout: As in `good_images`.
         category: As in `good_images`.
         split: As in `good_images`.
-        square: As in `good_images`.
+        square: As in the loaders; None takes their default.
         drop_bad: Leave out what cannot be used, with a warning, if anything is left.
+        whole: As in `good_images`.
 
     Returns:
         Images and masks for `DefectSynthesizer.fit`. If the data set has defects in its training
@@ -126,7 +130,7 @@ def defect_pairs(
         survey = survey_pairs(folder, _masks_of(folder))
     else:
         survey = survey_layout(_single(folder, layout, category), layout, split, want="defects")
-    usable = _usable(_one_type(survey, defect), square, drop_bad, "defect images")
+    usable = _usable(_one_type(survey, defect), square, drop_bad, whole, "defect images")
     # Without a mask there is no entry of a defect.
     return DefectImages(
         [item.image for item in usable], [item.mask for item in usable if item.mask is not None]
@@ -168,7 +172,7 @@ def survey_layout(
         # The table of the split lies beside the folder, also if that was given as ".".
         # Links stay as they are: the names in the table are those of the user's folders.
         home = Path(os.path.abspath(folder))
-        return survey_visa(home, SPLITS[0] if split is None else split, want=want)
+        return survey_visa(home, split or SPLITS[0], want=want)
     if layout == "mvtec":
         return survey_mvtec(folder, want=want)
     return survey_folder(folder, want=want)
@@ -188,7 +192,7 @@ def _named(
 ) -> Path:
     check_choice("layout", layout, LAYOUTS)
     check_choice("split", split, (None, *SPLITS))
-    check_choice("square", square, (*SQUARES, "whole"))
+    check_choice("square", square, SQUARES)
     folder = existing_folder(path, "path")
     return folder if category is None else category_folder(folder, category)
 
@@ -262,8 +266,8 @@ def _one_type(survey: Survey, defect: str | None) -> Survey:
     )
 
 
-def _usable(survey: Survey, square: Square, drop_bad: bool, what: str) -> list[Usable]:
-    report, usable = inspect(survey, square_of(survey, square))
+def _usable(survey: Survey, square: Square, drop_bad: bool, whole: bool, what: str) -> list[Usable]:
+    report, usable = inspect(survey, square_of(survey, square), whole=whole)
     if not report.ok and not (drop_bad and usable):
         raise report.error()
     if not usable:
@@ -271,7 +275,7 @@ def _usable(survey: Survey, square: Square, drop_bad: bool, what: str) -> list[U
             f"path: must hold {what} for training; got none in {report.folder!r}; check the path"
         )
     # What looks wrong in a picture is told by fit, which decodes it again, unless it is cut before.
-    known = set(report.problems if square == "whole" else survey.problems)
+    known = set(report.problems if whole else survey.problems)
     told = [one for one in report.problems if one.severity == "error" or one in known]
     warn_of(replace(report, problems=tuple(told)), "the report of 'data check'")
     return usable

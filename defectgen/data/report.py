@@ -106,7 +106,9 @@ class Usable:
     mask: Value | None
 
 
-def inspect(survey: Survey, square: Square) -> tuple[DataReport, list[Usable]]:
+def inspect(
+    survey: Survey, square: Square, *, whole: bool = False
+) -> tuple[DataReport, list[Usable]]:
     """Decode all pictures of a survey by the rules of `load_images` and `load_pairs`.
 
     Copies of a picture are warnings: training is possible, but its test may tell nothing.
@@ -114,6 +116,7 @@ def inspect(survey: Survey, square: Square) -> tuple[DataReport, list[Usable]]:
     Args:
         survey: What the layout found.
         square: How oblong images become square; None makes them errors.
+        whole: Leave images of any form and size as they are; `square` does not matter.
 
     Returns:
         The report, and what can be used, in the order of the survey.
@@ -121,21 +124,21 @@ def inspect(survey: Survey, square: Square) -> tuple[DataReport, list[Usable]]:
     Raises:
         ConfigError: `square` is none of its choices.
     """
-    check_choice("square", square, (*SQUARES, "whole"))
+    check_choice("square", square, SQUARES)
     found = replace(survey, problems=list(survey.problems))
     usable = []
     seen: dict[bytes, Entry] = {}
     for entry in survey.entries:
         before = len(found.problems)
-        raw = _look_at_image(entry, square, found, seen)
+        raw = _look_at_image(entry, square, whole, found, seen)
         if entry.mask is not None:
-            _look_at_mask(entry, entry.mask, raw, square, found)
+            _look_at_mask(entry, entry.mask, raw, None if whole else square, found)
         bad = any(problem.severity == "error" for problem in found.problems[before:])
         if raw is None or bad:
             continue
         image: Value = entry.image
         mask = entry.mask
-        if raw.width != raw.height and square != "whole":
+        if raw.width != raw.height and not whole:
             image = SquareImage(image, square)
             mask = None if mask is None else SquareMask(mask, square)
         usable.append(Usable(entry, image, mask))
@@ -156,10 +159,10 @@ def count(entries: Iterable[Entry]) -> dict[str, int]:
 
 
 def _look_at_image(
-    entry: Entry, square: Square, found: Survey, seen: dict[bytes, Entry]
+    entry: Entry, square: Square, whole: bool, found: Survey, seen: dict[bytes, Entry]
 ) -> Image.Image | None:
     try:
-        if square == "whole":
+        if whole:
             picture, remarks = decode_oblong(entry.image)
             raw = picture
         else:
@@ -187,7 +190,7 @@ def _look_at_mask(
             _check_size(drawn.size(), raw, found.name(entry.image))
         mask, remark = decode_mask(drawn)
         _check_size(mask.shape, raw, found.name(entry.image))
-        if raw is not None and square == "crop" and not square_mask(mask, square).any():
+        if raw is not None and not square_mask(mask, square).any():
             raise Unusable("lies outside the middle of its image: pass square='pad'")
         if turned_apart(entry.image, drawn):
             found.warn(_plain(drawn), _of_one(TURNED), mask=True)

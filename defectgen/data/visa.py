@@ -66,7 +66,7 @@ class VisA(DefectData):
         root: str | os.PathLike[str],
         category: str,
         *,
-        split: str = SPLITS[0],
+        split: str = "1cls",
         square: Square = "pad",
         drop_bad: bool = False,
     ) -> None:
@@ -77,7 +77,7 @@ class VisA(DefectData):
         root: str | os.PathLike[str],
         category: str,
         *,
-        split: str = SPLITS[0],
+        split: str = "1cls",
         square: Square = "pad",
     ) -> DataReport:
         """Return the report, whatever it says, instead of raising."""
