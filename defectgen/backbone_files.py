@@ -107,7 +107,8 @@ class StoredBackbone:
         """Publish the weights with a model card, in one commit.
 
         **The weights of the default recipe hold the mean and the principal components of the good
-        photos, and few photos can be rebuilt from these.** Publish them only where the photos may
+        photos (of a texture those of its shading and spectra), and few photos can be rebuilt from
+        these.** Publish them only where the photos may
         be published; a repository is private unless you say otherwise.
 
         Args:
@@ -187,8 +188,9 @@ def _holds(backbone: Backbone) -> str:
             "No photo of the training is stored as such; networks trained on few may still draw "
             "some of them again."
         )
+    more = ", and of the spectra of their grain" if base.grain else ""
     return (
         f"These weights hold the mean and up to {len(base.components)} principal components of "
-        "the good photos (the tensors generator.synthesis.base.*): if the photos are few, they can "
-        "be rebuilt."
+        f"the good photos{more} (the tensors generator.synthesis.base.*): if the photos are few, "
+        "they can be rebuilt."
     )

@@ -31,6 +31,7 @@ class BackboneConfig(Record):
     clamp: float | None = None  # limit of activations in convolution layers (half precision)
     half_resolutions: int = 0  # this many top resolutions run in fp16 on a GPU
     base_components: int = 0  # principal components of the goods below the blocks; 0: none
+    grain_components: int = 0  # those of the spectrum of a texture's grain; 0: no grain below
 
     def width(self, resolution: int) -> int:
         """Feature channels at this resolution."""
@@ -126,7 +127,9 @@ def backbone_config(
         w_dim=w_dim,
         channel_base=base,
         channel_max=widest,
-        base_components=32,
+        # The shading of a texture lies on a plane, its grain does not: that is drawn from noise.
+        base_components=16 if layout == "texture" else 32,
+        grain_components=16 if layout == "texture" else 0,
     )
 
 
@@ -191,18 +194,21 @@ def backbone_training(
         config: network shape.
         preset: None or "dfmgan".
         kimg: None takes 3000 in the preset, else 36 below 128 px and 500 from there up (published
-            runs overfit a few hundred goods beyond a few hundred kimg).
+            runs overfit a few hundred goods beyond a few hundred kimg); a third for a texture.
         batch_size: None takes 32 in the preset, else 16. The published rule for two GPUs is 32;
             here no number depends on how many GPUs there are.
         seed: of the run.
         precision: "fp32" or "bf16".
         layout: of the images, as in `backbone_config`. Grains of a texture have no places to
-            be learned, so its reconstruction is short and compares shading only.
+            be learned, so its reconstruction is short and compares shading only; and they are
+            in the base, so the game has less to do.
     """
     if preset == "dfmgan":
         numbers = _published(config, 3000.0 if kimg is None else kimg, batch_size, seed)
         return replace(numbers, precision=precision)
     default = 36.0 if config.resolution < 128 else 500.0
+    if layout == "texture":
+        default = round(default / 3, 3)
     total = default if kimg is None else kimg
     recipe = _recipe(config, total, batch_size, seed)
     # A backbone begins as a mean image with its components; at a quarter of this rate the

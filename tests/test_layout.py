@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
+from defectgen import Backbone
 from defectgen.backbone_fit import measure_layout
+from defectgen.config import backbone_config, backbone_training
 
 
 def draw(*size):
@@ -56,3 +59,41 @@ def test_brightness_of_whole_images_does_not_count():
     part = 50 * disc(32, 32) + draw(20, 64, 64)
     images = (part + torch.linspace(0, 180, 20).view(-1, 1, 1)).unsqueeze(1).byte()
     assert measure_layout(images)[0] == "aligned"
+
+
+def test_a_backbone_of_a_texture_has_its_grain_and_its_light_from_the_start(tiny):
+    """Streaks, stronger on brighter tiles: after one step they are as in the goods."""
+    white = torch.randn(48, 1, 38, 32, generator=torch.Generator().manual_seed(1))
+    streaks = F.avg_pool2d(white, (7, 1), 1) * 7**0.5
+    light = torch.linspace(-1, 1, 48).view(-1, 1, 1, 1)
+    goods = (0.5 + 0.15 * light + (0.08 + 0.04 * light) * streaks).clamp(0, 1)
+    backbone = Backbone(32, channels=1, kimg=0.016, seed=0, verbose=0).fit(goods)
+    config = backbone.config_["backbone"]
+    assert (config["base_components"], config["grain_components"]) == (16, 16)
+    samples = backbone.sample(100, seed=5)
+    assert torch.equal(samples, backbone.sample(100, seed=5))
+    one = backbone.sample(1, seed=9)
+    torch.testing.assert_close(samples[4:5], one, rtol=0, atol=1 / 255)
+
+    def told(images):
+        steps = [images.diff(dim=axis).square().mean() for axis in (2, 3)]
+        level, spread = images.mean(dim=(1, 2, 3)), images.std(dim=(1, 2, 3))
+        together = torch.corrcoef(torch.stack([level, spread]))[0, 1]
+        return torch.stack([steps[0] / sum(steps), level.std(), spread.mean(), together])
+
+    torch.testing.assert_close(told(samples), told(goods), rtol=0.25, atol=0.02)
+
+
+def test_a_part_has_no_grain_below_its_blocks(tiny, product):
+    backbone = Backbone(32, kimg=0.016, seed=0, verbose=0).fit(product(20))
+    assert backbone.config_["backbone"]["grain_components"] == 0
+    assert backbone.generator.synthesis.base.grain is None
+
+
+@pytest.mark.parametrize(("layout", "kimg"), [("aligned", (36, 500)), ("texture", (12, 166.667))])
+def test_a_texture_takes_a_third_of_the_budget(layout, kimg):
+    for side, wanted in zip((64, 256), kimg, strict=True):
+        shape = backbone_config(side, 1, None, layout=layout)
+        given = {"preset": None, "kimg": None, "batch_size": None, "seed": 0, "layout": layout}
+        assert backbone_training(shape, **given).kimg == wanted
+        assert backbone_training(shape, **{**given, "kimg": 3.0}).kimg == 3.0

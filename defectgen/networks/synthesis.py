@@ -102,7 +102,7 @@ class SynthesisNetwork(nn.Module):
             x = y
         image = cast(Tensor, image)  # there is always a block of 4 px
         if self.base is not None:
-            base = self.base(ws[:, 0])
+            base = self.base(ws[:, 0], noise)
             image = image + (base if residual is None else residual.below(base))
         return image.contiguous()
 

@@ -12,10 +12,19 @@ from defectgen import losses
 from defectgen.augment.pipe import AdaptiveProbability, AugmentPipe
 from defectgen.config import BackboneConfig, TrainConfig
 from defectgen.networks.discriminator import Discriminator
+from defectgen.networks.grain import features as grain_features
+from defectgen.networks.grain import without_grain
 from defectgen.networks.mapping import CodeMapping, mix_styles
 from defectgen.networks.synthesis import Generator
 from defectgen.rng import GeneratorNoise, generator
-from defectgen.training.adversarial import Codes, Critic, draw, fit_mapping, principal_codes
+from defectgen.training.adversarial import (
+    Codes,
+    Critic,
+    draw,
+    fit_mapping,
+    principal_codes,
+    thumbnails,
+)
 from defectgen.training.phases import Batch, Phase, lazy_adam, lazy_phase, warm_adam
 from defectgen.training.state import TrainState
 
@@ -82,14 +91,17 @@ class BackboneTask:
         """One code per image, where the principal components put it."""
         config, mapping = self.network.config, self.network.mapping
         linear = config.mapping_layers == 0 and not isinstance(mapping, CodeMapping)
-        starts = principal_codes(self.images, config.w_dim, config.z_dim, source, linear=linear)
+        told = grain_features if config.grain_components else thumbnails
+        starts = principal_codes(
+            told(self.images), config.w_dim, config.z_dim, source, linear=linear
+        )
         if isinstance(mapping, CodeMapping):
             return Codes.of(mapping, starts[0], KEY_LENGTH * starts[1])
         codes = Codes(*starts, linear=linear)
         steps = self.config.warm_kimg * 1000 / self.config.batch_size
         # Drawn at random it varies more than the codes do, from which a long game has more; a
         # short run cannot unlearn it (docs/lab-notes.md).
-        if linear and steps < FIT_STEPS:
+        if linear and (steps < FIT_STEPS or config.grain_components):
             mapping.set(*codes.line())
         return codes
 
@@ -148,7 +160,7 @@ class BackboneTask:
     def _anchor(self, index: Tensor) -> Tensor:
         """L1 on the pyramid between learned codes' renders and their images."""
         w = self.codes(index, self.state.generator)
-        fake = self.network.synthesis(self.network.broadcast(w), self._noise())
+        fake = self.network.synthesis(self.network.broadcast(w), without_grain(self._noise()))
         real, cell = self.images[index], self.config.anchor_cell
         if cell > 1:
             fake, real = F.avg_pool2d(fake, cell), F.avg_pool2d(real, cell)

@@ -69,7 +69,14 @@ def from_3(
     return _with(config, {"defect": {"bend": 0.015}}), tensors
 
 
+def from_4(
+    config: dict[str, Any], tensors: dict[str, Tensor]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Version 4 to 5: textures may have a grain below the blocks; these have none."""
+    return _with(config, {"backbone": {"grain_components": 0}}), tensors
+
+
 #: `MIGRATIONS[v]` turns version v into v + 1. Each has a folder of version v under tests/weights.
-MIGRATIONS: dict[int, Migration] = {1: from_1, 2: from_2, 3: from_3}
+MIGRATIONS: dict[int, Migration] = {1: from_1, 2: from_2, 3: from_3, 4: from_4}
 #: Version of the format written here: raise it, and add to the table, when a field comes or goes.
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
