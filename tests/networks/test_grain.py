@@ -12,6 +12,7 @@ from defectgen.networks.grain import (
     color_axes,
     features,
     shading,
+    sharpened,
     spectra,
     without_grain,
 )
@@ -126,6 +127,32 @@ def test_white_noise_has_amplitude_one():
     power = (2 * found).exp().mean(dim=0)[0, 8:24, 8:16]  # shading takes the low frequencies
     torch.testing.assert_close(power, torch.ones_like(power), rtol=0.3, atol=0)
     assert float(power.mean()) == pytest.approx(1, rel=0.03)
+
+
+def test_lines_of_a_weave_go_on_through_a_sample():
+    """A wave of one frequency and a random phase: as strong at every place of every sample."""
+    phase = 6.2832 * torch.rand(60, 1, 1, 1, generator=torch.Generator().manual_seed(0))
+    y, x = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
+    photos = 0.3 * torch.sin(0.19635 * (5 * x + 3 * y) + phase) + streaks(60, strength=0.02)
+    grain, _ = made(photos)
+    drawn = grain(torch.zeros(60, 3), SampleNoise(range(60)))
+    strength = F.avg_pool2d(drawn.square(), 8).sqrt().flatten()
+    assert float(strength.mean()) == pytest.approx(0.3 / 2**0.5, rel=0.1)
+    assert float(strength.std() / strength.mean()) < 0.25  # 0.27 of amplitudes that are drawn, too
+
+
+def test_sharpening_undoes_the_window_and_keeps_the_power():
+    power = torch.full((1, SIDE, SIDE // 2 + 1), 1e-4, dtype=torch.float64)
+    power[0, 3, 5] = 1.0
+    blurred = torch.zeros_like(power)
+    for down, a in ((-1, 1 / 6), (0, 2 / 3), (1, 1 / 6)):
+        for across, b in ((-1, 1 / 6), (0, 2 / 3), (1, 1 / 6)):
+            blurred += a * b * power.roll((down, across), (1, 2))
+    found = sharpened(blurred)
+    assert float(blurred[0, 3, 5]) < 0.45
+    assert float(found[0, 3, 5]) > 0.9
+    assert float(found.sum()) == pytest.approx(float(blurred.sum()), rel=0.02)
+    assert (found > 0).all()
 
 
 @pytest.mark.parametrize("side", [16, 64, 256])
