@@ -67,15 +67,16 @@ class Grain(nn.Module):
         self.axes.copy_(color_axes(images))
         found = spectra(images, self.axes)
         mean = found.mean(dim=0)
-        rest = (found - mean).flatten(1)
-        scores, basis = principal(rest, len(self.components))
+        scores, basis = principal((found - mean).flatten(1), len(self.components))
         self.components.zero_()[: len(basis)] = basis.view(-1, *mean.shape)
-        # A photo's power at a frequency is partly chance, of grain; the mean of its logarithm is
-        # less than the logarithm of its mean. That of a line of a weave is not.
-        rest = rest - scores.to(basis.dtype) @ basis
-        power = (2 * mean.double()).exp() * (2 * rest).exp().mean(dim=0).view_as(mean)
-        self.mean.copy_(sharpened(power).log() / 2)
         fit_line(self.coefficients, codes, scores)
+        # On average over the photos a frequency has the power that it has there. The logarithm's
+        # mean is less than that of chance, as of grain, not of a line of a weave; and components
+        # of few photos are chance, too.
+        told = self.coefficients(codes)[:, : len(basis)] @ basis
+        power = (2 * found.double()).exp().mean(dim=0)
+        power = power / (2 * told.double()).exp().mean(dim=0).view_as(mean)
+        self.mean.copy_(sharpened(power).log() / 2)
 
     def forward(self, w: Tensor, noise: Noise) -> Tensor | None:
         """w (N, W) -> (N, C, R, R), a draw of each field; None where there is no noise."""

@@ -87,11 +87,15 @@ class BackboneTask:
         )
         self.critic = Critic(self.state, self.judge, pipe, adapts=True)
 
+    @property
+    def _grainy(self) -> bool:
+        return self.network.config.grain_components > 0
+
     def _codes(self, source: torch.Generator) -> Codes:
         """One code per image, where the principal components put it."""
         config, mapping = self.network.config, self.network.mapping
         linear = config.mapping_layers == 0 and not isinstance(mapping, CodeMapping)
-        told = grain_features if config.grain_components else thumbnails
+        told = grain_features if self._grainy else thumbnails
         starts = principal_codes(
             told(self.images), config.w_dim, config.z_dim, source, linear=linear
         )
@@ -101,7 +105,7 @@ class BackboneTask:
         steps = self.config.warm_kimg * 1000 / self.config.batch_size
         # Drawn at random it varies more than the codes do, from which a long game has more; a
         # short run cannot unlearn it (docs/lab-notes.md).
-        if linear and (steps < FIT_STEPS or config.grain_components):
+        if linear and (steps < FIT_STEPS or self._grainy):
             mapping.set(*codes.line())
         return codes
 
@@ -132,7 +136,8 @@ class BackboneTask:
         found = [
             Phase(
                 name="reconstruction",
-                optimizers=("synthesis", "codes"),
+                # Those of a texture tell its grain, which no reconstruction sees.
+                optimizers=("synthesis",) if self._grainy else ("synthesis", "codes"),
                 loss=self._reconstruction,
                 last=warm,
             ),

@@ -181,3 +181,15 @@ def test_gradients_reach_the_code():
     w = torch.zeros(2, 3, requires_grad=True)
     (slope,) = torch.autograd.grad(grain(w, SampleNoise([0, 1])).square().sum(), w)
     assert (slope[:, 0] > 0).all()
+
+
+@pytest.mark.parametrize("count", [6, 40])
+def test_the_power_is_that_of_the_photos_however_few(count):
+    photos = streaks(count)
+    source = torch.Generator().manual_seed(0)
+    starts, keys = principal_codes(features(photos), 16, 8, source, linear=True)
+    grain = Grain(1, SIDE, 16, 16).requires_grad_(False)
+    grain.set(photos, starts)
+    drawn = grain(starts.repeat(200 // count, 1), SampleNoise(range(200 // count * count)))
+    wanted = float((photos - shading(photos)).square().mean().sqrt())
+    assert float(drawn.square().mean().sqrt()) == pytest.approx(wanted, rel=0.1)

@@ -59,3 +59,11 @@ def test_that_of_a_longer_run_is_drawn(images):
     mapping, codes = task.network.mapping, task.codes
     z = torch.randn(500, mapping.z_dim, generator=torch.Generator().manual_seed(1))
     assert float((mapping(z) - codes.blend(z)).abs().mean()) > 0.3
+
+
+def test_codes_of_a_texture_stay_where_its_grain_put_them(images):
+    """The reconstruction leaves the grain out, so what it would make of them is no grain."""
+    for layout, moves in (("texture", False), ("aligned", True)):
+        first = begun(images, layout).phases()[0]
+        assert first.name == "reconstruction"
+        assert ("codes" in first.optimizers) == moves
