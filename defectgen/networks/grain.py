@@ -116,8 +116,11 @@ def shading(images: Tensor) -> Tensor:
 
 def color_axes(images: Tensor) -> Tensor:
     """Principal axes of the colors of grain, columns of (C, C)."""
-    flat = (images - shading(images)).transpose(0, 1).flatten(1).double()
-    _, axes = torch.linalg.eigh(flat @ flat.t() / flat.shape[1])
+    total = torch.zeros(2 * [images.shape[1]], dtype=torch.float64, device=images.device)
+    for some in torch.split(images, FEWEST):  # of large photos all at once would take much
+        flat = (some - shading(some)).transpose(0, 1).flatten(1).double()
+        total += flat @ flat.t()
+    _, axes = torch.linalg.eigh(total / images[:, 0].numel())
     # Which way an axis points changes no field, but two machines should agree on it.
     signs = axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)).sign()
     found: Tensor = (axes * signs).to(images.dtype)
