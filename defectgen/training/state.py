@@ -150,6 +150,9 @@ class TrainState:
                     f"resume file: {kind}: {', '.join(sorted(getattr(self, kind)))}; got "
                     f"{', '.join(sorted(state[kind]))}; use the file of a run of this kind."
                 )
+        for kind in ("modules", "averages"):
+            for key, item in getattr(self, kind).items():
+                _check_shapes(f"{kind}.{key}", item.state_dict(), state[kind][key])
         for kind in ("modules", "averages", "optimizers"):
             for key, item in getattr(self, kind).items():
                 item.load_state_dict(state[kind][key])
@@ -175,3 +178,15 @@ def _clone(value: Any) -> Any:
     if isinstance(value, list):
         return [_clone(v) for v in value]
     return value
+
+
+def _check_shapes(what: str, own: dict[str, Tensor], stored: dict[str, Tensor]) -> None:
+    """Raise WeightsError unless the stored tensors are those of this network."""
+    for name in sorted({*own, *stored}):
+        now, then = (tuple(some[name].shape) if name in some else None for some in (own, stored))
+        if now != then:
+            raise WeightsError(
+                f"resume file: networks of this version; got {what}.{name} of shape {then}, now "
+                f"{now}; finish that run with the version of defectgen that began it, or use "
+                "another run_dir."
+            )

@@ -197,3 +197,17 @@ def test_other_names_are_refused(make_state, kind):
     with pytest.raises(WeightsError, match=f"{kind}: .*net|{kind}: .*opt"):
         state.load_state_dict(saved)
     assert values(net) == before  # refused before anything was taken over
+
+
+def test_networks_of_other_shapes_are_refused_and_nothing_is_taken(make_state):
+    """As a texture's of before it had a grain."""
+    state = make_state()
+    stored = state.state_dict()
+    name, tensors = next(iter(stored["modules"].items()))
+    key = next(key for key, value in tensors.items() if value.ndim)
+    wrong = {**tensors, key: torch.zeros(2, *tensors[key].shape)}
+    before = {k: v.clone() for k, v in state.modules[name].state_dict().items()}
+    with pytest.raises(WeightsError, match=f"networks of this version; got modules.{name}.*finish"):
+        state.load_state_dict({**stored, "modules": {**stored["modules"], name: wrong}})
+    after = state.modules[name].state_dict()
+    assert all(torch.equal(before[k], after[k]) for k in before)
