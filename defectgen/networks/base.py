@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from defectgen.config import BackboneConfig
-from defectgen.networks.grain import Grain, shading
+from defectgen.networks.grain import FEWEST, Grain, enlarged, small_shading
 from defectgen.networks.layers import Linear
 from defectgen.networks.principal import fit_line, principal
 from defectgen.rng import Noise, no_noise
@@ -16,7 +16,7 @@ BASE_IMAGES = 512
 
 
 class BaseImage(nn.Module):
-    """mean + sum_k c_k(w) component_k: a linear picture of the product, below all that is learned.
+    """mean + sum_k c_k(w) component_k (+ grain): a picture of the product, below what is learned.
 
     Hundreds of images of a part in a fixed pose lie near a plane of few dimensions (Turk and
     Pentland 1991). The blocks then learn what that plane lacks, not where the part is. Of a
@@ -50,10 +50,11 @@ class BaseImage(nn.Module):
         images, codes = images[::stride], codes[::stride]
         if self.grain is not None:
             self.grain.set(images, codes)
-            images = shading(images)
-        self.mean.copy_(images.mean(dim=0))
-        scores, basis = principal((images - self.mean).flatten(1), len(self.components))
-        self.components.zero_()[: len(basis)] = basis.view(-1, *self.mean.shape)
+            images = torch.cat([small_shading(some) for some in torch.split(images, FEWEST)])
+        mean, side = images.mean(dim=0), self.mean.shape[-1]
+        scores, basis = principal((images - mean).flatten(1), len(self.components))
+        self.mean.copy_(enlarged(mean[None], side)[0])
+        self.components.zero_()[: len(basis)] = enlarged(basis.view(-1, *mean.shape), side)
         fit_line(self.coefficients, codes, scores)
 
     def forward(self, w: Tensor, noise: Noise = no_noise) -> Tensor:

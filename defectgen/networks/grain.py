@@ -25,6 +25,8 @@ FLOOR = 0.002
 SHARPENINGS = 20
 #: Nothing is divided by less.
 TINY = 1e-30
+#: Variance of log|A| of a complex normal number: an amplitude of grain is that much chance.
+CHANCE = math.pi**2 / 24
 #: Cells of the spectrum, down and across, by which photos are told apart.
 CELLS = (16, 8)
 #: At most so many numbers of spectra are kept while components are found, of FEWEST photos or more.
@@ -68,11 +70,14 @@ class Grain(nn.Module):
         found = spectra(images, self.axes)
         mean = found.mean(dim=0)
         scores, basis = principal((found - mean).flatten(1), len(self.components))
+        # Of what a component varies by, so much is chance: that of few photos would be all.
+        chance = CHANCE * mean.numel() / len(images)
+        left = 1 - chance / basis.square().sum(dim=1, keepdim=True)
+        basis = basis * left.clamp_min(0).sqrt()
         self.components.zero_()[: len(basis)] = basis.view(-1, *mean.shape)
         fit_line(self.coefficients, codes, scores)
         # On average over the photos a frequency has the power that it has there. The logarithm's
-        # mean is less than that of chance, as of grain, not of a line of a weave; and components
-        # of few photos are chance, too.
+        # mean is less than that of chance, as of grain, not of a line of a weave.
         told = self.coefficients(codes)[:, : len(basis)] @ basis
         power = (2 * found.double()).exp().mean(dim=0)
         power = power / (2 * told.double()).exp().mean(dim=0).view_as(mean)
@@ -99,19 +104,26 @@ class Grain(nn.Module):
 
 def shading(images: Tensor) -> Tensor:
     """What is left of images (n, C, R, R) without their grain."""
-    side = images.shape[-1]
-    small = F.adaptive_avg_pool2d(images, min(side, SHADE_SIDE))
+    return enlarged(small_shading(images), images.shape[-1])
+
+
+def small_shading(images: Tensor) -> Tensor:
+    """The same (n, C, s, s) at a side s that is enough for it."""
+    small = F.adaptive_avg_pool2d(images, min(images.shape[-1], SHADE_SIDE))
     sigma = SHADE * small.shape[-1]
     reach = min(round(3 * sigma), small.shape[-1] - 1)
     steps = torch.arange(-reach, reach + 1, device=images.device, dtype=images.dtype)
     window = (-steps.square() / (2 * sigma**2)).exp()
     window = (window / window.sum()).view(1, 1, 1, -1)
     planes = F.pad(small.flatten(0, 1).unsqueeze(1), 4 * [reach], mode="reflect")
-    planes = F.conv2d(F.conv2d(planes, window), window.transpose(2, 3))
-    shade = planes.view_as(small)
+    return F.conv2d(F.conv2d(planes, window), window.transpose(2, 3)).view_as(small)
+
+
+def enlarged(small: Tensor, side: int) -> Tensor:
+    """Shading (n, C, s, s) at this side; linear, so that of a sum is the sum."""
     if small.shape[-1] == side:
-        return shade
-    return F.interpolate(shade, size=(side, side), mode="bilinear", align_corners=False)
+        return small
+    return F.interpolate(small, size=(side, side), mode="bilinear", align_corners=False)
 
 
 def color_axes(images: Tensor) -> Tensor:

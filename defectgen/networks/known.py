@@ -31,9 +31,9 @@ VISIBLE, STRONGER = 40 / 255, 2.0
 #: one, and it would show a bend.
 REGION = 0.2
 #: Share of the variance of photos that renders of the parts most like them have to explain, or the
-#: backbone has not learned the product. Measured at 64 px: circuits -0.1 to 0.2, fabric -0.5, all
+#: backbone has not learned the product. Measured at 64 px: circuits 0.0 to 0.3, fabric 0.0, all
 #: others 0.6 to 1.0.
-EXPLAINED = 0.3
+EXPLAINED = 0.45
 #: Photos are bilevel, one bit a pixel, if black and white, up to so many levels of 255, both occur,
 #: and gray less than a tenth as often as the rarer one: in the pictures, and inside the masks.
 EXTREME, GRAY = 12, 0.1

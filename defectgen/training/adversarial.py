@@ -71,6 +71,12 @@ class Codes(nn.Module):
             return mean + z @ matrix
         return blend(z, self.keys) @ self.table
 
+    @torch.no_grad()
+    def project(self) -> None:
+        """Leave of the codes what the linear map of `blend` makes of their keys."""
+        matrix, mean = self.line()
+        self.table.copy_(mean + self.keys @ matrix)
+
     def line(self) -> tuple[Tensor, Tensor]:
         """The linear map of `blend`: matrix (Z, W) and mean (W,)."""
         mean = self.table.mean(dim=0)

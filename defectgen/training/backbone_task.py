@@ -107,6 +107,8 @@ class BackboneTask:
         # short run cannot unlearn it (docs/lab-notes.md).
         if linear and (steps < FIT_STEPS or self._grainy):
             mapping.set(*codes.line())
+        if self._grainy:  # the grain is as strong as that of the photos for what z can draw
+            codes.project()
         return codes
 
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
