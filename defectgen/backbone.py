@@ -239,7 +239,8 @@ class Backbone(StoredBackbone, Parameters, nn.Module):
         Args:
             n: how many.
             seed: image i depends on seed + i only; None draws a fresh one.
-            truncation_psi: 1 for the full variety, 0 for the mean part.
+            truncation_psi: 1 for the full variety, 0 for the mean part (of a texture its mean
+                shading and spectrum).
 
         Raises:
             NotFittedError: before ``fit``.

@@ -107,9 +107,9 @@ class StoredBackbone:
         """Publish the weights with a model card, in one commit.
 
         **The weights of the default recipe hold the mean and the principal components of the good
-        photos (of a texture those of its shading and spectra), and few photos can be rebuilt from
-        these.** Publish them only where the photos may
-        be published; a repository is private unless you say otherwise.
+        photos, and few photos can be rebuilt from these; of a texture they hold those of shading
+        and spectra.** Publish them only where the photos may be published; a repository is private
+        unless you say otherwise.
 
         Args:
             repo_id: "owner/name"; made if there is none.
@@ -188,9 +188,14 @@ def _holds(backbone: Backbone) -> str:
             "No photo of the training is stored as such; networks trained on few may still draw "
             "some of them again."
         )
-    more = ", and of the spectra of their grain" if base.grain else ""
+    if base.grain is not None:
+        return (
+            "These weights hold the mean shading of the good photos, the spectra of their grain, "
+            "and principal components of both (the tensors generator.synthesis.base.*), not where "
+            "the grain of a photo lies; networks trained on few may still draw some of them again."
+        )
     return (
         f"These weights hold the mean and up to {len(base.components)} principal components of "
-        f"the good photos{more} (the tensors generator.synthesis.base.*): if the photos are few, "
-        "they can be rebuilt."
+        "the good photos (the tensors generator.synthesis.base.*): if the photos are few, they can "
+        "be rebuilt."
     )

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from defectgen import Backbone
+from defectgen import Backbone, DefectSynthesizer
 from defectgen.backbone_fit import measure_layout
 from defectgen.config import backbone_config, backbone_training
 
@@ -97,3 +97,17 @@ def test_a_texture_takes_a_third_of_the_budget(layout, kimg):
         given = {"preset": None, "kimg": None, "batch_size": None, "seed": 0, "layout": layout}
         assert backbone_training(shape, **given).kimg == wanted
         assert backbone_training(shape, **{**given, "kimg": 3.0}).kimg == 3.0
+
+
+def test_defects_on_a_texture_lie_where_its_shading_tells(tiny, defects):
+    """Places and exposure are told by the base without its grain, of which no two draws agree."""
+    goods = draw(24, 1, 32, 32)
+    images, masks = defects(6, channels=1)
+    backbone = Backbone(32, channels=1, kimg=0.016, seed=0, verbose=0).fit(goods)
+    synth = DefectSynthesizer(backbone, kimg=0.016, seed=0, verbose=0).fit(images, masks)
+    first = synth.sample(12, seed=3, return_masks=True)
+    grain = synth.backbone.generator.synthesis.base.grain
+    grain.mean.add_(1.5)
+    second = synth.sample(12, seed=3, return_masks=True)
+    assert not torch.equal(first[0], second[0])
+    assert torch.equal(first[1], second[1])

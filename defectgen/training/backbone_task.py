@@ -146,7 +146,8 @@ class BackboneTask:
             Phase(name="G", optimizers=("G",), loss=self._generator, first=warm),
             Phase(name="D", optimizers=("D",), loss=self._discriminator, first=early),
         ]
-        if not isinstance(self.network.mapping, CodeMapping):
+        # A blend of codes needs no fit, nor does the mapping of a texture, whose codes stay.
+        if not (isinstance(self.network.mapping, CodeMapping) or self._grainy):
             fit = Phase(
                 name="mapping fit", optimizers=("mapping",), loss=self._mapping_fit, last=warm
             )

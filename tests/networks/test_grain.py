@@ -6,6 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from defectgen.config import backbone_config
+from defectgen.networks import grain as grains
+from defectgen.networks.base import BaseImage
 from defectgen.networks.grain import (
     FLOOR,
     Grain,
@@ -17,7 +20,7 @@ from defectgen.networks.grain import (
     without_grain,
 )
 from defectgen.rng import ConstantNoise, SampleNoise, no_noise
-from defectgen.training.adversarial import principal_codes
+from defectgen.training.adversarial import Codes, principal_codes
 
 SIDE = 32
 
@@ -184,12 +187,49 @@ def test_gradients_reach_the_code():
 
 
 @pytest.mark.parametrize("count", [6, 40])
-def test_the_power_is_that_of_the_photos_however_few(count):
-    photos = streaks(count)
+@pytest.mark.parametrize("varies", [False, True])
+def test_grain_is_as_strong_as_that_of_the_photos_however_few(count, varies):
+    factors = torch.linspace(0.4, 1.6, count) if varies else torch.ones(count)
+    photos = streaks(count) * factors.view(-1, 1, 1, 1)
     source = torch.Generator().manual_seed(0)
-    starts, keys = principal_codes(features(photos), 16, 8, source, linear=True)
-    grain = Grain(1, SIDE, 16, 16).requires_grad_(False)
-    grain.set(photos, starts)
-    drawn = grain(starts.repeat(200 // count, 1), SampleNoise(range(200 // count * count)))
-    wanted = float((photos - shading(photos)).square().mean().sqrt())
-    assert float(drawn.square().mean().sqrt()) == pytest.approx(wanted, rel=0.1)
+    starts, keys = principal_codes(features(photos), 32, 16, source, linear=True)
+    codes = Codes(starts, keys, linear=True)
+    codes.project()
+    grain = Grain(1, SIDE, 32, 16).requires_grad_(False)
+    grain.set(photos, codes.table.detach())
+    w = codes.blend(torch.randn(300, 16, generator=source)).detach()
+    wanted = (photos - shading(photos)).std(dim=(1, 2, 3))
+    found = grain(w, SampleNoise(range(300))).std(dim=(1, 2, 3))
+    assert float(found.mean()) == pytest.approx(float(wanted.mean()), rel=0.1)
+    assert float(found.std()) < 1.3 * float(wanted.std()) + 0.01  # chance alone gave 0.04
+
+
+def test_of_many_large_photos_some_tell_the_spectra(monkeypatch):
+    photos = streaks(80)
+    monkeypatch.setattr(grains, "NUMBERS", 40 * SIDE * (SIDE // 2 + 1))
+    grain, _ = made(photos)
+    drawn = grain(torch.zeros(80, 3), SampleNoise(range(80)))
+    assert float(drawn.std()) == pytest.approx(float((photos - shading(photos)).std()), rel=0.1)
+
+
+@pytest.mark.parametrize("side", [32, 128])
+def test_a_base_without_noise_is_the_shading_alone(side):
+    shade = torch.linspace(-0.5, 0.5, side).expand(40, 1, side, side)
+    photos = shade * torch.linspace(-1, 1, 40).view(-1, 1, 1, 1) + streaks(40, side=side)
+    base = BaseImage(backbone_config(side, 1, None, layout="texture")).requires_grad_(False)
+    codes = torch.zeros(40, base.coefficients.weight.shape[1])
+    codes[:, 0] = torch.linspace(-1, 1, 40)
+    base.set(photos, codes)
+    plain = base(codes)
+    assert float((plain - shading(photos)).square().mean().sqrt()) < 0.06
+    grain = (photos - shading(photos)).std()
+    assert float((plain - shading(plain)).std()) < 0.3 * float(grain)
+    drawn = base(codes, SampleNoise(range(40))) - plain
+    assert float(drawn.std()) == pytest.approx(float(grain), rel=0.1)
+
+
+def test_brightness_and_spectrum_weigh_alike():
+    photos = streaks(60) * torch.linspace(0.5, 2, 60).view(-1, 1, 1, 1)
+    shade, spectrum = features(photos + 5 * torch.randn(60, 1, 1, 1)).split([64, 128], dim=1)
+    for part in (shade, spectrum):
+        assert float(torch.linalg.matrix_norm(part, 2)) == pytest.approx(1, rel=1e-3)

@@ -67,3 +67,32 @@ def test_codes_of_a_texture_stay_where_its_grain_put_them(images):
         first = begun(images, layout).phases()[0]
         assert first.name == "reconstruction"
         assert ("codes" in first.optimizers) == moves
+
+
+def test_the_reconstruction_of_a_texture_knows_no_grain(images):
+    """However strong it is, the same random numbers give the same loss."""
+    losses = []
+    for stronger in (0.0, 3.0):
+        task = begun(images, "texture")
+        task.network.synthesis.base.grain.mean.add_(stronger)
+        losses.append(float(task._anchor(torch.arange(4)).detach()))
+    assert losses[0] == losses[1]
+
+
+def grains(count):
+    """Noise that is weak in the first half of the images, (n, 1, 32, 32)."""
+    found = torch.randn(count, 1, 32, 32, generator=torch.Generator().manual_seed(2))
+    return found * torch.where(torch.arange(count) < count // 2, 0.1, 0.3).view(-1, 1, 1, 1)
+
+
+def test_codes_of_a_texture_are_what_z_can_draw():
+    codes = begun(grains(80), "texture").codes
+    matrix, mean = codes.line()
+    torch.testing.assert_close(codes.table, mean + codes.keys @ matrix, rtol=1e-3, atol=1e-3)
+
+
+def test_codes_of_a_texture_tell_how_strong_its_grain_is():
+    keys = begun(grains(80), "texture").codes.keys
+    halves = (torch.arange(80) < 40).float()
+    told = [abs(float(torch.corrcoef(torch.stack([key, halves]))[0, 1])) for key in keys.t()[:2]]
+    assert max(told) > 0.9
