@@ -107,9 +107,9 @@ class StoredBackbone:
         """Publish the weights with a model card, in one commit.
 
         **The weights of the default recipe hold the mean and the principal components of the good
-        photos, and few photos can be rebuilt from these; of a texture they hold those of shading
-        and spectra.** Publish them only where the photos may be published; a repository is private
-        unless you say otherwise.
+        photos, and few photos can be rebuilt from these; of a texture they hold hundreds of the
+        photos, less their shading.** Publish them only where the photos may be published; a
+        repository is private unless you say otherwise.
 
         Args:
             repo_id: "owner/name"; made if there is none.
@@ -190,9 +190,9 @@ def _holds(backbone: Backbone) -> str:
         )
     if base.grain is not None:
         return (
-            "These weights hold the mean shading of the good photos, the spectra of their grain, "
-            "and principal components of both (the tensors generator.synthesis.base.*), not where "
-            "the grain of a photo lies; networks trained on few may still draw some of them again."
+            f"These weights hold up to {len(base.grain.fields)} of the good photos, less their "
+            "shading, and principal components of that (the tensors generator.synthesis.base.*): "
+            "whoever has the weights can see these photos."
         )
     return (
         f"These weights hold the mean and up to {len(base.components)} principal components of "

@@ -13,6 +13,8 @@ from defectgen.records import Record
 
 #: The published preset: widths, losses, gate and augmentation of DFMGAN (AAAI 2023).
 PRESETS = ("dfmgan",)
+#: The grain of at most so many photos of a texture is kept, and at most so many numbers.
+GRAIN_FIELDS, GRAIN_NUMBERS = 512, 2**24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +33,7 @@ class BackboneConfig(Record):
     clamp: float | None = None  # limit of activations in convolution layers (half precision)
     half_resolutions: int = 0  # this many top resolutions run in fp16 on a GPU
     base_components: int = 0  # principal components of the goods below the blocks; 0: none
-    grain_components: int = 0  # those of the spectrum of a texture's grain; 0: no grain below
+    grain_fields: int = 0  # photos of a texture whose grain lies below the blocks; 0: none
 
     def width(self, resolution: int) -> int:
         """Feature channels at this resolution."""
@@ -127,10 +129,15 @@ def backbone_config(
         w_dim=w_dim,
         channel_base=base,
         channel_max=widest,
-        # The shading of a texture lies on a plane, its grain does not: that is drawn from noise.
+        # The shading of a texture lies on a plane, its grain does not: that is moved around.
         base_components=16 if layout == "texture" else 32,
-        grain_components=16 if layout == "texture" else 0,
+        grain_fields=_fields(resolution, channels, codes) if layout == "texture" else 0,
     )
+
+
+def _fields(resolution: int, channels: int, images: int) -> int:
+    """So many photos of a texture keep their grain: of large ones few, for each has many places."""
+    return min(images, GRAIN_FIELDS, max(1, GRAIN_NUMBERS // (channels * resolution**2)))
 
 
 def defect_config(

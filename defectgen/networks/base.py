@@ -6,13 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from defectgen.config import BackboneConfig
-from defectgen.networks.grain import FEWEST, Grain, enlarged, small_shading
+from defectgen.networks.grain import Grain, enlarged, plain_color, shading
 from defectgen.networks.layers import Linear
 from defectgen.networks.principal import fit_line, principal
 from defectgen.rng import Noise, no_noise
 
 #: At most so many images enter the principal components.
 BASE_IMAGES = 512
+#: The shading of so many is computed at a time.
+AT_ONCE = 32
 
 
 class BaseImage(nn.Module):
@@ -20,7 +22,7 @@ class BaseImage(nn.Module):
 
     Hundreds of images of a part in a fixed pose lie near a plane of few dimensions (Turk and
     Pentland 1991). The blocks then learn what that plane lacks, not where the part is. Of a
-    texture only the shading lies on such a plane, and its `grain` is drawn from noise.
+    texture only the shading lies on such a plane; noise chooses a `grain`, and its place.
 
     Attributes:
         mean: (C, R, R), fixed.
@@ -38,19 +40,23 @@ class BaseImage(nn.Module):
         self.register_buffer("components", torch.zeros(config.base_components, *size))
         self.coefficients = Linear(config.w_dim, config.base_components)
         self.grain = (
-            Grain(config.channels, config.resolution, config.w_dim, config.grain_components)
-            if config.grain_components
+            Grain(config.channels, config.resolution, config.grain_fields)
+            if config.grain_fields
             else None
         )
 
     @torch.no_grad()
     def set(self, images: Tensor, codes: Tensor) -> None:
         """Principal components of images (n, C, R, R), and their coefficients from codes (n, W)."""
-        stride = -(-len(images) // BASE_IMAGES)
-        images, codes = images[::stride], codes[::stride]
+        stride, plain = -(-len(images) // BASE_IMAGES), None
         if self.grain is not None:
-            self.grain.set(images, codes)
-            images = torch.cat([small_shading(some) for some in torch.split(images, FEWEST)])
+            plain = plain_color(images)
+            self.grain.set(images, plain)
+        images, codes = images[::stride], codes[::stride]
+        if self.grain is not None:  # of large images all at once would take much
+            images = torch.cat([shading(some) for some in torch.split(images, AT_ONCE)])
+        if plain is not None:
+            images = plain.expand_as(images)
         mean, side = images.mean(dim=0), self.mean.shape[-1]
         scores, basis = principal((images - mean).flatten(1), len(self.components))
         self.mean.copy_(enlarged(mean[None], side)[0])

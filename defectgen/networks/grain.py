@@ -1,4 +1,4 @@
-"""The grain of a texture: what remains of photos without their shading, as a stationary field."""
+"""The grain of a texture: what remains of photos without their shading, drawn at other places."""
 
 from __future__ import annotations
 
@@ -6,109 +6,84 @@ import math
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
-from defectgen.networks.layers import Linear
-from defectgen.networks.principal import fit_line, principal
+from defectgen.networks.known import as_bytes, levels_of
 from defectgen.rng import Noise
 
-#: Name of its noise planes, one for each color.
+#: Name of the numbers that choose a field, and its place.
 STREAM = "grain"
 #: The shading of a photo is the mean over a Gaussian window of this share of its side.
-SHADE = 1 / 8
+SHADE = 1 / 4
 #: Shading is computed on pictures of at most so many pixels a side: it has no more to show.
 SHADE_SIDE = 64
-#: A spectrum has at least this amplitude; white and black differ by 2. A quarter of a gray level.
-FLOOR = 0.002
-#: Steps by which the blur of the Hann window is taken from the mean spectrum: with 5, 20, 100 the
-#: KID of fabric is 49, 40, 38 instead of 85, that of tiles the same (docs/lab-notes.md).
-SHARPENINGS = 20
-#: Nothing is divided by less.
-TINY = 1e-30
-#: Variance of log|A| of a complex normal number: an amplitude of grain is that much chance.
-CHANCE = math.pi**2 / 24
-#: Cells of the spectrum, down and across, by which photos are told apart.
-CELLS = (16, 8)
-#: At most so many numbers of spectra are kept while components are found, of FEWEST photos or more.
-NUMBERS, FEWEST = 2**25, 32
+#: Fields are kept in so many steps a unit; white and black differ by 2.
+STEPS = 2**13
 
 
 class Grain(nn.Module):
-    """A field of random phases, whose spectrum depends on w.
+    """Photos without their shading, moved around: what goes out at one border comes in opposite.
 
-    A micro-texture is told by its spectrum alone, and phases may be drawn at random (Galerne,
-    Gousseau, Morel: Random Phase Textures, IEEE Transactions on Image Processing 20(1), 2011). The
-    logarithm of the amplitude is linear in w, so photos of other contrast, direction, and
-    coarseness of grain lie on one plane. Phases are those of white noise, whose amplitudes are left
-    out: a weave of few frequencies would be strong in one sample and missing in the next. Colors
-    are fixed axes, each with a field of its own.
+    A texture looks alike everywhere, so its grain is as good at any other place, below any other
+    shading. Random phases with the spectrum of the photos, which hold all that is to know of a
+    micro-texture, lack what stands alone: bright lines, dots, and edges (docs/lab-notes.md).
 
     Attributes:
-        mean: (C, R, R // 2 + 1), fixed: logarithm of the amplitude at each frequency.
-        components: (K, C, R, R // 2 + 1), fixed; scaled so that coefficients vary by about one.
-        axes: (C, C), fixed: a column is the color of a field.
+        fields: int16 (K, C, R, R), fixed, in STEPS a unit; 0 before photos were seen.
     """
 
-    mean: Tensor
-    components: Tensor
-    axes: Tensor
+    fields: Tensor
 
-    def __init__(self, channels: int, resolution: int, w_dim: int, components: int) -> None:
+    def __init__(self, channels: int, resolution: int, count: int) -> None:
         super().__init__()
-        size = channels, resolution, resolution // 2 + 1
-        self.register_buffer("mean", torch.full(size, -30.0))  # no grain before any was seen
-        self.register_buffer("components", torch.zeros(components, *size))
-        self.register_buffer("axes", torch.eye(channels))
-        self.coefficients = Linear(w_dim, components)
+        size = count, channels, resolution, resolution
+        self.register_buffer("fields", torch.zeros(size, dtype=torch.int16))
 
     @torch.no_grad()
-    def set(self, images: Tensor, codes: Tensor) -> None:
-        """Spectra of images (n, C, R, R) less their shading, coefficients from codes (n, W)."""
-        stride = -(-len(images) // max(FEWEST, NUMBERS // self.mean.numel()))
-        images, codes = images[::stride], codes[::stride]
-        self.axes.copy_(color_axes(images))
-        found = spectra(images, self.axes)
-        mean = found.mean(dim=0)
-        scores, basis = principal((found - mean).flatten(1), len(self.components))
-        # Of what a component varies by, so much is chance: that of few photos would be all.
-        chance = CHANCE * mean.numel() / len(images)
-        left = 1 - chance / basis.square().sum(dim=1, keepdim=True)
-        basis = basis * left.clamp_min(0).sqrt()
-        self.components.zero_()[: len(basis)] = basis.view(-1, *mean.shape)
-        fit_line(self.coefficients, codes, scores)
-        # On average over the photos a frequency has the power that it has there. The logarithm's
-        # mean is less than that of chance, as of grain, not of a line of a weave.
-        told = self.coefficients(codes)[:, : len(basis)] @ basis
-        power = (2 * found.double()).exp().mean(dim=0)
-        power = power / (2 * told.double()).exp().mean(dim=0).view_as(mean)
-        self.mean.copy_(sharpened(power).log() / 2)
+    def set(self, images: Tensor, plain: Tensor | None = None) -> None:
+        """Keep what images (n, C, R, R), n at least K, are without shading, or one plain color."""
+        for row in range(len(self.fields)):
+            image = images[row * len(images) // len(self.fields)]
+            if plain is None:
+                field = image - enlarged(shading(image[None]), image.shape[-1])[0]
+                # Else where opposite borders meet an edge would show.
+                field = field - smooth_part(field)
+            else:
+                field = image - plain
+            self.fields[row] = (field * STEPS).round().clamp(-4 * STEPS, 4 * STEPS - 1).short()
 
     def forward(self, w: Tensor, noise: Noise) -> Tensor | None:
-        """w (N, W) -> (N, C, R, R), a draw of each field; None where there is no noise."""
-        channels, side = self.mean.shape[:2]
-        planes = [noise(f"{STREAM}{k}", len(w), side) for k in range(channels)]
-        drawn = [plane for plane in planes if plane is not None]
-        if len(drawn) < channels:
+        """w (N, W) -> (N, C, R, R), a field for each row; None where there is no noise."""
+        drawn = noise(STREAM, len(w), 2)
+        if drawn is None:
             return None
-        white = torch.cat(drawn, dim=1).to(w)
-        if not len(w):  # no transform takes an empty batch
-            return white
-        weights: Tensor = self.coefficients(w)
-        change = (weights @ self.components.flatten(1)).view(-1, *self.mean.shape)
-        amplitude = (self.mean + change).exp()
-        phases = torch.fft.rfft2(white)
-        phases = phases * (side / phases.abs().clamp_min(TINY))
-        field = torch.fft.irfft2(phases * amplitude, s=(side, side))
-        return torch.einsum("ndhw,cd->nchw", field, self.axes)
+        count, side = len(self.fields), self.fields.shape[-1]
+        even = torch.special.ndtr(drawn.flatten(1))  # (N, 4), uniform, of which three are used
+        chosen, down, across = (
+            (even[:, k] * n).long().clamp_max(n - 1).to(self.fields.device)
+            for k, n in enumerate((count, side, side))
+        )
+        steps = torch.arange(side, device=self.fields.device)
+        rows, columns = ((steps - shift[:, None]) % side for shift in (down, across))
+        found = self.fields[chosen[:, None, None], :, rows[:, :, None], columns[:, None, :]]
+        field: Tensor = rearrange(found, "n h w c -> n c h w").to(w.dtype) / STEPS
+        return field
+
+
+def plain_color(images: Tensor) -> Tensor | None:
+    """The mean color (C, 1, 1) of images (n, C, R, R) in [-1, 1] that are black and white.
+
+    Print and circuits have no shading: whatever else is added to their fields makes them gray.
+    None if there is gray.
+    """
+    counted = as_bytes(images)
+    levels = levels_of(counted, torch.ones_like(counted[:, :1]))
+    return None if levels is None else images.mean(dim=(0, 2, 3)).view(-1, 1, 1)
 
 
 def shading(images: Tensor) -> Tensor:
-    """What is left of images (n, C, R, R) without their grain."""
-    return enlarged(small_shading(images), images.shape[-1])
-
-
-def small_shading(images: Tensor) -> Tensor:
-    """The same (n, C, s, s) at a side s that is enough for it."""
+    """What is left of images (n, C, R, R) without grain, (n, C, s, s), s enough to show it."""
     small = F.adaptive_avg_pool2d(images, min(images.shape[-1], SHADE_SIDE))
     sigma = SHADE * small.shape[-1]
     reach = min(round(3 * sigma), small.shape[-1] - 1)
@@ -126,75 +101,29 @@ def enlarged(small: Tensor, side: int) -> Tensor:
     return F.interpolate(small, size=(side, side), mode="bilinear", align_corners=False)
 
 
-def color_axes(images: Tensor) -> Tensor:
-    """Principal axes of the colors of grain, columns of (C, C)."""
-    total = torch.zeros(2 * [images.shape[1]], dtype=torch.float64, device=images.device)
-    for some in torch.split(images, FEWEST):  # of large photos all at once would take much
-        flat = (some - shading(some)).transpose(0, 1).flatten(1).double()
-        total += flat @ flat.t()
-    _, axes = torch.linalg.eigh(total / images[:, 0].numel())
-    # Which way an axis points changes no field, but two machines should agree on it.
-    signs = axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)).sign()
-    found: Tensor = (axes * signs).to(images.dtype)
-    return found
+def smooth_part(field: Tensor) -> Tensor:
+    """What of a field (C, R, R) shows as an edge where its opposite borders meet, (C, R, R).
 
-
-def spectra(images: Tensor, axes: Tensor) -> Tensor:
-    """Logarithms of the amplitudes (n, C, R, R // 2 + 1) of the grain along color axes (C, C).
-
-    White noise of variance 1 has the amplitude 1 everywhere.
+    It differs as much from border to border, and is harmonic inside (Moisan: Periodic plus Smooth
+    Image Decomposition, Journal of Mathematical Imaging and Vision 39, 2011, equations 10 and 11).
     """
-    side = images.shape[-1]
-    window = torch.hann_window(side + 2, periodic=False, dtype=images.dtype, device=images.device)
-    # Without it borders would be edges that the grain lacks.
-    window = window[1:-1, None] * window[None, 1:-1]
-    window = window / window.square().mean().sqrt()
-    grain = torch.einsum("nchw,cd->ndhw", images - shading(images), axes)
-    power = torch.fft.rfft2(grain * window).abs().square() / side**2
-    found: Tensor = (power + FLOOR**2).log() / 2
-    return found
-
-
-def sharpened(power: Tensor) -> Tensor:
-    """Powers (C, R, R // 2 + 1) float64 as they were before the Hann window blurred them.
-
-    By the iteration of Richardson (1972) and Lucy (1974), which keeps them positive, and their sum.
-    Lines of a weave, one frequency wide, would else fade in and out across a sample.
-    """
-    side = power.shape[1]
-    turns = torch.arange(side, dtype=power.dtype, device=power.device) * (2 * math.pi / side)
-    # The blur, 1/6 of the power to either side, is a product where the correlations are.
-    lags = (2 + turns.cos()) / 3
-    lags = lags[:, None] * lags
-
-    def blurred(some: Tensor) -> Tensor:
-        found: Tensor = torch.fft.rfft2(torch.fft.irfft2(some, s=(side, side)) * lags).real
-        return found.clamp_min(TINY)
-
-    found = power
-    for _ in range(SHARPENINGS):
-        found = found * blurred(power / blurred(found))
-    return found
-
-
-def features(images: Tensor) -> Tensor:
-    """What tells textures apart, (n, F): shading and spectrum, in coarse cells, of like weight."""
-    axes = color_axes(images)
-    shade, found = [], []
-    for some in torch.split(images, FEWEST):
-        shade.append(F.adaptive_avg_pool2d(some, 8).flatten(1))
-        whole = torch.fft.fftshift(spectra(some, axes), dim=2)
-        found.append(F.adaptive_avg_pool2d(whole, CELLS).flatten(1))
-    parts = [torch.cat(shade), torch.cat(found)]
-    parts = [part - part.mean(dim=0) for part in parts]
-    strengths = [float(torch.linalg.matrix_norm(part.double(), 2)) for part in parts]
-    return torch.cat([p / max(s, math.ulp(1.0)) for p, s in zip(parts, strengths, strict=True)], 1)
+    side = field.shape[-1]
+    jumps = torch.zeros_like(field, dtype=torch.float64)
+    for axis in (1, 2):
+        step = field.select(axis, side - 1) - field.select(axis, 0)
+        jumps.select(axis, 0).add_(step)
+        jumps.select(axis, side - 1).sub_(step)
+    turns = torch.arange(side, dtype=jumps.dtype, device=field.device) * (2 * math.pi / side)
+    laplacian = 2 * (turns.cos()[:, None] + turns.cos()[: side // 2 + 1]) - 4
+    laplacian[0, 0] = 1  # jumps have no mean, and neither has their part
+    found: Tensor = torch.fft.irfft2(torch.fft.rfft2(jumps) / laplacian, s=(side, side))
+    return found.to(field.dtype)
 
 
 def without_grain(noise: Noise) -> Noise:
-    """The same noise for the layers, and none for the grain: a reconstruction knows no phases."""
+    """The same noise for the layers, and none for the grain: a reconstruction knows no places."""
 
     def planes(layer: str, batch: int, resolution: int) -> Tensor | None:
-        return None if layer.startswith(STREAM) else noise(layer, batch, resolution)
+        return None if layer == STREAM else noise(layer, batch, resolution)
 
     return planes

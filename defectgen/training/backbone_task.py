@@ -12,7 +12,6 @@ from defectgen import losses
 from defectgen.augment.pipe import AdaptiveProbability, AugmentPipe
 from defectgen.config import BackboneConfig, TrainConfig
 from defectgen.networks.discriminator import Discriminator
-from defectgen.networks.grain import features as grain_features
 from defectgen.networks.grain import without_grain
 from defectgen.networks.mapping import CodeMapping, mix_styles
 from defectgen.networks.synthesis import Generator
@@ -89,15 +88,14 @@ class BackboneTask:
 
     @property
     def _grainy(self) -> bool:
-        return self.network.config.grain_components > 0
+        return self.network.config.grain_fields > 0
 
     def _codes(self, source: torch.Generator) -> Codes:
         """One code per image, where the principal components put it."""
         config, mapping = self.network.config, self.network.mapping
         linear = config.mapping_layers == 0 and not isinstance(mapping, CodeMapping)
-        told = grain_features if self._grainy else thumbnails
         starts = principal_codes(
-            told(self.images), config.w_dim, config.z_dim, source, linear=linear
+            thumbnails(self.images), config.w_dim, config.z_dim, source, linear=linear
         )
         if isinstance(mapping, CodeMapping):
             return Codes.of(mapping, starts[0], KEY_LENGTH * starts[1])
@@ -107,7 +105,7 @@ class BackboneTask:
         # short run cannot unlearn it (docs/lab-notes.md).
         if linear and (steps < FIT_STEPS or self._grainy):
             mapping.set(*codes.line())
-        if self._grainy:  # the grain is as strong as that of the photos for what z can draw
+        if self._grainy:  # its shading is drawn from z as it is
             codes.project()
         return codes
 
@@ -138,7 +136,7 @@ class BackboneTask:
         found = [
             Phase(
                 name="reconstruction",
-                # Those of a texture tell its grain, which no reconstruction sees.
+                # Those of a texture tell its shading, which they reconstruct from the start.
                 optimizers=("synthesis",) if self._grainy else ("synthesis", "codes"),
                 loss=self._reconstruction,
                 last=warm,

@@ -76,7 +76,25 @@ def from_4(
     return _with(config, {"backbone": {"grain_components": 0}}), tensors
 
 
+def from_5(
+    config: dict[str, Any], tensors: dict[str, Tensor]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Version 5 to 6: the grain of a texture is that of photos, and was a spectrum."""
+    parts = config["config"]
+    if "backbone" not in parts:
+        return config, tensors
+    shape = dict(parts["backbone"])
+    components = shape.pop("grain_components", 0)
+    if components:
+        raise WeightsError(
+            "weights: a texture's grain must be that of its photos; got one of format 5, its "
+            f"spectrum alone (grain_components={components!r}); fit the backbone again"
+        )
+    parts = {**parts, "backbone": {**shape, "grain_fields": 0}}
+    return {**config, "config": parts}, tensors
+
+
 #: `MIGRATIONS[v]` turns version v into v + 1. Each has a folder of version v under tests/weights.
-MIGRATIONS: dict[int, Migration] = {1: from_1, 2: from_2, 3: from_3, 4: from_4}
+MIGRATIONS: dict[int, Migration] = {1: from_1, 2: from_2, 3: from_3, 4: from_4, 5: from_5}
 #: Version of the format written here: raise it, and add to the table, when a field comes or goes.
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6

@@ -13,6 +13,7 @@ from defectgen.errors import WeightsError
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+_PICTURES = (torch.uint8, torch.int16)  # large enough to keep their type in a file
 
 
 def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
@@ -57,7 +58,7 @@ def canonical(name: str, tensor: Tensor) -> Tensor:
 
 
 def storable(name: str, tensor: Tensor, half: bool) -> Tensor:
-    """Return a copy as it goes into the file: float32 (or float16), uint8, or int64.
+    """Return a copy as it goes into the file: float32 (or float16), uint8, int16, or int64.
 
     Raises:
         WeightsError: the tensor is of another type, or a value is not finite once rounded.
@@ -65,8 +66,8 @@ def storable(name: str, tensor: Tensor, half: bool) -> Tensor:
     value = canonical(name, tensor)
     if half and value.is_floating_point():
         value = value.to(torch.float16)
-    if tensor.dtype == torch.uint8:  # pictures
-        value = value.to(torch.uint8)
+    if tensor.dtype in _PICTURES:
+        value = value.to(tensor.dtype)
     # A copy of its own: safetensors refuses tensors that share memory, and views store too much.
     value = value.clone(memory_format=torch.contiguous_format)
     check_finite({name: value}, "train on from an older state, or store without half=True")

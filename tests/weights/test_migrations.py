@@ -27,7 +27,7 @@ VERSIONS = sorted(MIGRATIONS)
 
 #: Fields by format version. Whoever changes fields raises FORMAT_VERSION, adds a migration with a
 #: folder of the version before, and then a line here.
-FIELDS = {5: "aa9df7064f52cae0"}
+FIELDS = {6: "58b0bda931bde9fb"}
 
 
 def load(folder):
@@ -61,7 +61,8 @@ def test_old_folders_are_of_the_old_formats_and_small(version):
     assert ("composite_reals" in config["config"]["training"]) == (version == 1)
     assert ("places" in config["config"]["defect"]) == (version > 2)
     assert ("bend" in config["config"]["defect"]) == (version > 3)
-    assert "grain_components" not in config["config"]["backbone"]
+    assert ("grain_components" in config["config"]["backbone"]) == (version > 4)
+    assert "grain_fields" not in config["config"]["backbone"]
     files = [p for p in stored(version).parent.rglob("*") if p.is_file()]
     assert sum(p.stat().st_size for p in files) < 160_000
 
@@ -124,6 +125,16 @@ def test_an_old_synthesizer_without_discriminator_says_so(tmp_path):
     edit(tmp_path / "s", lambda config: config.update(digest=tensor_digest(left)))
     with pytest.raises(WeightsError, match="must hold its discriminator.*fit it again"):
         load(tmp_path / "s")
+
+
+def test_a_texture_whose_grain_was_a_spectrum_is_refused_in_one_sentence(tmp_path):
+    shutil.copytree(stored(5), tmp_path / "s")
+    for folder in (tmp_path / "s", tmp_path / "s" / "backbone"):
+        edit(folder, lambda c: c["config"]["backbone"].update(grain_components=16))
+    for cls in (Backbone, DefectSynthesizer):
+        folder = tmp_path / "s" / ("backbone" if cls is Backbone else "")
+        with pytest.raises(WeightsError, match="format 5.*grain_components=16.*fit the backbone"):
+            cls.from_pretrained(folder, device="cpu")
 
 
 def test_an_old_folder_without_its_entries_is_refused_in_one_sentence(tmp_path):
