@@ -20,6 +20,8 @@ from benchmarks.learning_records import Measured
 from benchmarks.learning_sets import PRODUCTS, SIDE, load_goods
 from benchmarks.measure import commit
 from defectgen import Backbone
+from defectgen.backbone_fit import measure_layout
+from defectgen.config import backbone_config, backbone_training
 from defectgen.metrics.distances import density_coverage, kid
 from defectgen.metrics.features import find_extractor
 from defectgen.sheet import SheetRow, contact_sheet
@@ -38,19 +40,20 @@ class BackboneRecipe:
         given: arguments of `Backbone`.
         shape: fields of `BackboneConfig` that differ.
         like: train as many minutes as the backbone of that recipe took.
+        share: of the default budget.
     """
 
     given: dict[str, Any] = field(default_factory=dict)
     shape: dict[str, Any] = field(default_factory=dict)
     like: str | None = None
+    share: float = 1.0
 
 
 #: Plain StyleGAN2-ADA with bgc: the published recipe, in the widths and the batch of the default.
 _WIDTHS = {"channel_base": 2048, "channel_max": 128, "w_dim": 128, "z_dim": 128}
 BACKBONES = {
     "default": BackboneRecipe(),
-    # A tenth of the default budget; of that of a texture three tenths, since it has its grain.
-    "tenth": BackboneRecipe(given={"kimg": 3.6}),
+    "tenth": BackboneRecipe(share=0.1),
     "plain": BackboneRecipe(
         given={"preset": "dfmgan", "batch_size": 16}, shape=_WIDTHS, like="default"
     ),
@@ -100,9 +103,19 @@ def backbone_of(product: str, label: str, seed: int, data: Path, cache: Path) ->
     if recipe.like:
         other = backbone_of(product, recipe.like, seed, data, cache)
         more["kimg"] = budget_of(folder, other, lambda kimg: trained(kimg=kimg))
+    elif recipe.share < 1:
+        more["kimg"] = recipe.share * default_kimg(goods.images)
     made = timed(folder, lambda: trained(run_dir=run_of(folder), **more))
     made.save_pretrained(folder)
     return folder
+
+
+def default_kimg(images: Tensor) -> float:
+    """What a backbone of these images uint8 (n, C, R, R) is trained for by default."""
+    layout, _ = measure_layout(images)
+    shape = backbone_config(images.shape[-1], images.shape[1], None, layout, len(images))
+    given = {"preset": None, "kimg": None, "batch_size": None, "seed": 0}
+    return backbone_training(shape, **given, layout=layout).kimg
 
 
 def budget_of(folder: Path, other: Path, probe: Callable[[float], Any]) -> float:

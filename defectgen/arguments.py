@@ -83,7 +83,7 @@ def _add_backbone(commands: Any) -> None:
         metavar="POLICY",
         help="auto (default), none, safe or bgc",
     )
-    _add_training(parser, "default: 36 below 128 px, 500 from there up, a third for a texture")
+    _add_training(parser, "default: 36 below 128 px, 500 from there up, 1.2 and 16.7 for a texture")
 
 
 def _add_fit(commands: Any) -> None:

@@ -53,7 +53,7 @@ class Backbone(StoredBackbone, Parameters, nn.Module):
         preset: None for this library's recipe; "dfmgan" for the published one (DFMGAN, AAAI 2023),
             which builds its networks at construction.
         kimg: budget, thousands of training images shown. None: 36 below 128 px, 500 from there
-            up, a third of that for a texture, whose grain is there from the start; the preset 3000.
+            up, for a texture, whose grain is there from the start, 1.2 and 16.7; the preset 3000.
         augment: what may be done to images in front of the discriminator: "auto" measures which
             flips, rotations and color changes occur among the good images; "none"; "safe"
             (small shifts, scale, brightness, contrast); "bgc" (everything, as published); or an

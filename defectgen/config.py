@@ -201,21 +201,21 @@ def backbone_training(
         config: network shape.
         preset: None or "dfmgan".
         kimg: None takes 3000 in the preset, else 36 below 128 px and 500 from there up (published
-            runs overfit a few hundred goods beyond a few hundred kimg); a third for a texture.
+            runs overfit a few hundred goods beyond a few hundred kimg); a thirtieth for a texture.
         batch_size: None takes 32 in the preset, else 16. The published rule for two GPUs is 32;
             here no number depends on how many GPUs there are.
         seed: of the run.
         precision: "fp32" or "bf16".
         layout: of the images, as in `backbone_config`. Grains of a texture have no places to
             be learned, so its reconstruction is short and compares shading only; and they are
-            in the base, so the game has less to do.
+            in the base, so the game has hardly anything to do.
     """
     if preset == "dfmgan":
         numbers = _published(config, 3000.0 if kimg is None else kimg, batch_size, seed)
         return replace(numbers, precision=precision)
     default = 36.0 if config.resolution < 128 else 500.0
     if layout == "texture":
-        default = round(default / 3, 3)
+        default = round(default / 30, 3)
     total = default if kimg is None else kimg
     recipe = _recipe(config, total, batch_size, seed)
     # A backbone begins as a mean image with its components; at a quarter of this rate the

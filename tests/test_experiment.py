@@ -155,13 +155,13 @@ def test_the_cost_is_that_of_the_backbone_and_of_each_branch(small, tmp_path, mo
 
     monkeypatch.setattr(experiment_cost, "run_seconds", seconds)
     cost = made.estimate()
-    assert cost["kimg"] == {"backbone": 12.0, "branch": 0.032}  # that of a texture
+    assert cost["kimg"] == {"backbone": 1.2, "branch": 0.032}  # that of a texture
     assert cost["minutes"] == pytest.approx(10 + 2 * 1)
     assert cost["gigabytes"] > 0.05
-    assert [kimg for kimg, _, _ in asked] == [12.0, 0.032]
+    assert [kimg for kimg, _, _ in asked] == [1.2, 0.032]
     assert all({"R1", "reconstruction", "G", "D"} <= names for _, names, _ in asked)
     line = cost_line("part", cost)
-    assert "12 kimg and 2 branches of 0.032 kimg; about 12 min" in line
+    assert "1.2 kimg and 2 branches of 0.032 kimg; about 12 min" in line
     assert "memory unknown" in cost_line("part", {**cost, "gigabytes": None})
 
 
