@@ -240,7 +240,7 @@ class Backbone(StoredBackbone, Parameters, nn.Module):
             n: how many.
             seed: image i depends on seed + i only; None draws a fresh one.
             truncation_psi: 1 for the full variety, 0 for the mean part (of a texture its mean
-                shading and spectrum).
+                shading, with the grain of any photo).
 
         Raises:
             NotFittedError: before ``fit``.

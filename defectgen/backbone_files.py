@@ -107,8 +107,8 @@ class StoredBackbone:
         """Publish the weights with a model card, in one commit.
 
         **The weights of the default recipe hold the mean and the principal components of the good
-        photos, and few photos can be rebuilt from these; of a texture they hold hundreds of the
-        photos, less their shading.** Publish them only where the photos may be published; a
+        photos, and few photos can be rebuilt from these; of a texture they hold up to 512 of
+        them, less their shading.** Publish them only where the photos may be published; a
         repository is private unless you say otherwise.
 
         Args:
@@ -190,9 +190,9 @@ def _holds(backbone: Backbone) -> str:
         )
     if base.grain is not None:
         return (
-            f"These weights hold up to {len(base.grain.fields)} of the good photos, less their "
-            "shading, and principal components of that (the tensors generator.synthesis.base.*): "
-            "whoever has the weights can see these photos."
+            f"These weights hold {len(base.grain.fields)} of the good photos, or mirrored ones, "
+            "less their shading (the tensors generator.synthesis.base.*): whoever has the weights "
+            "can see them."
         )
     return (
         f"These weights hold the mean and up to {len(base.components)} principal components of "

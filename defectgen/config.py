@@ -13,7 +13,8 @@ from defectgen.records import Record
 
 #: The published preset: widths, losses, gate and augmentation of DFMGAN (AAAI 2023).
 PRESETS = ("dfmgan",)
-#: The grain of at most so many photos of a texture is kept, and at most so many numbers.
+#: The grain of at most so many photos of a texture, mirrored ones too, is kept, and at most so many
+#: numbers.
 GRAIN_FIELDS, GRAIN_NUMBERS = 512, 2**24
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 
 from defectgen import Backbone, DefectSynthesizer
 from defectgen.backbone_fit import measure_layout
@@ -61,7 +62,7 @@ def test_brightness_of_whole_images_does_not_count():
     assert measure_layout(images)[0] == "aligned"
 
 
-def test_a_backbone_of_a_texture_has_its_grain_and_its_light_from_the_start(tiny):
+def test_a_backbone_of_a_texture_has_its_grain_and_its_light_from_the_start(tiny, tmp_path):
     """Streaks, and a bright dot here and there: after one step they are as in the goods."""
     white = torch.randn(48, 1, 38, 32, generator=torch.Generator().manual_seed(1))
     streaks = F.avg_pool2d(white, (7, 1), 1) * 7**0.5
@@ -74,6 +75,10 @@ def test_a_backbone_of_a_texture_has_its_grain_and_its_light_from_the_start(tiny
     assert (config["base_components"], config["grain_fields"]) == (16, 4 * 48)  # mirrored, too
     samples = backbone.sample(100, seed=5)
     assert torch.equal(samples, backbone.sample(100, seed=5))
+    backbone.save_pretrained(tmp_path / "b")
+    stored = load_file(tmp_path / "b" / "model.safetensors")
+    assert stored["generator.synthesis.base.grain.fields"].dtype == torch.int16
+    assert torch.equal(Backbone.from_pretrained(tmp_path / "b").sample(100, seed=5), samples)
     one = backbone.sample(1, seed=9)
     torch.testing.assert_close(samples[4:5], one, rtol=0, atol=1 / 255)
 

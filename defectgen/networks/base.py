@@ -48,15 +48,18 @@ class BaseImage(nn.Module):
     @torch.no_grad()
     def set(self, images: Tensor, codes: Tensor) -> None:
         """Principal components of images (n, C, R, R), and their coefficients from codes (n, W)."""
-        stride, plain = -(-len(images) // BASE_IMAGES), None
         if self.grain is not None:
             plain = plain_color(images)
             self.grain.set(images, plain)
+            if plain is not None:  # no component: a rest of rounding would be one
+                self.mean.copy_(plain.expand_as(self.mean))
+                for some in (self.components, self.coefficients.weight, self.coefficients.bias):
+                    some.zero_()
+                return
+        stride = -(-len(images) // BASE_IMAGES)
         images, codes = images[::stride], codes[::stride]
         if self.grain is not None:  # of large images all at once would take much
             images = torch.cat([shading(some) for some in torch.split(images, AT_ONCE)])
-        if plain is not None:
-            images = plain.expand_as(images)
         mean, side = images.mean(dim=0), self.mean.shape[-1]
         scores, basis = principal((images - mean).flatten(1), len(self.components))
         self.mean.copy_(enlarged(mean[None], side)[0])

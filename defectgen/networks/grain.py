@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from defectgen.networks.known import as_bytes, levels_of
-from defectgen.rng import Noise
+from defectgen.rng import Noise, generator
 
 #: Name of the numbers that choose a field, and its place.
 STREAM = "grain"
@@ -43,8 +43,10 @@ class Grain(nn.Module):
     @torch.no_grad()
     def set(self, images: Tensor, plain: Tensor | None = None) -> None:
         """Keep what images (n, C, R, R), n at least K, are without shading, or one plain color."""
-        for row in range(len(self.fields)):
-            image = images[row * len(images) // len(self.fields)]
+        # Not every so many, for mirrored copies may follow the photos in blocks.
+        order = torch.randperm(len(images), generator=generator(0, STREAM))[: len(self.fields)]
+        for row, k in enumerate(order.tolist()):
+            image = images[k]
             if plain is None:
                 field = image - enlarged(shading(image[None]), image.shape[-1])[0]
                 # Else where opposite borders meet an edge would show.
@@ -59,7 +61,7 @@ class Grain(nn.Module):
         if drawn is None:
             return None
         count, side = len(self.fields), self.fields.shape[-1]
-        even = torch.special.ndtr(drawn.flatten(1))  # (N, 4), uniform, of which three are used
+        even = torch.special.ndtr(drawn.flatten(1).double())  # (N, 4), uniform; three are used
         chosen, down, across = (
             (even[:, k] * n).long().clamp_max(n - 1).to(self.fields.device)
             for k, n in enumerate((count, side, side))
@@ -75,10 +77,10 @@ def plain_color(images: Tensor) -> Tensor | None:
     """The mean color (C, 1, 1) of images (n, C, R, R) in [-1, 1] that are black and white.
 
     Print and circuits have no shading: whatever else is added to their fields makes them gray.
-    None if there is gray.
+    None if there is gray, see `levels_of`.
     """
-    counted = as_bytes(images)
-    levels = levels_of(counted, torch.ones_like(counted[:, :1]))
+    everywhere = torch.ones_like(images[0, :1])
+    levels = levels_of((as_bytes(image), everywhere) for image in images)
     return None if levels is None else images.mean(dim=(0, 2, 3)).view(-1, 1, 1)
 
 

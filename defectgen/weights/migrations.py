@@ -83,7 +83,7 @@ def from_5(
     parts = config["config"]
     if "backbone" not in parts:
         return config, tensors
-    shape = dict(parts["backbone"])
+    shape = {**parts["backbone"]}
     components = shape.pop("grain_components", 0)
     if components:
         raise WeightsError(

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from defectgen.config import GRAIN_FIELDS, GRAIN_NUMBERS, backbone_config
+from defectgen.networks import base as bases
 from defectgen.networks.base import BaseImage
 from defectgen.networks.grain import (
     STEPS,
@@ -78,9 +79,9 @@ def test_every_photo_and_every_place_is_drawn_as_often():
 
 def test_a_photo_is_its_shading_its_grain_and_what_borders_differ_by():
     photos = streaks(4, channels=3) + torch.linspace(-0.4, 0.4, SIDE)
-    grain = made(photos)
-    whole = photos - enlarged(shading(photos), SIDE)
-    for field, left in zip(grain.fields / STEPS, whole, strict=True):
+    for photo in photos:
+        field = made(photo[None]).fields[0] / STEPS
+        left = photo - enlarged(shading(photo[None]), SIDE)[0]
         torch.testing.assert_close(field + smooth_part(left), left, rtol=0, atol=0.51 / STEPS)
 
 
@@ -157,11 +158,18 @@ def test_photos_without_grain_have_none():
     assert float(drawn(made(flat), range(4)).abs().max()) < 1e-3
 
 
-def test_of_many_photos_as_many_as_there_is_room_for_are_kept_evenly():
-    photos = streaks(20, side=8) + 0
-    kept, every = made(photos, count=6).fields, made(photos).fields
-    for row, k in enumerate((0, 3, 6, 10, 13, 16)):
-        assert torch.equal(kept[row], every[k])
+def test_of_many_photos_as_many_as_there_is_room_for_are_kept():
+    """Also where mirrored copies follow in blocks, none twice; and the same ones every time."""
+    photos = streaks(60, side=8)
+    copies = torch.cat([photos * (1 + k / 8) for k in range(8)])
+    kept = made(copies, count=16).fields
+    every = torch.cat([made(one[None]).fields for one in copies])
+    same = (kept[:, None] == every).flatten(2).all(2)
+    assert same.sum(1).tolist() == 16 * [1]
+    found = same.int().argmax(1)
+    assert len(set(found.tolist())) == 16
+    assert len(set((found % 60).tolist())) > 11  # 14 of 60 expected; 2 of every 30th
+    assert torch.equal(made(copies, count=16).fields, kept)
 
 
 @pytest.mark.parametrize(
@@ -226,9 +234,40 @@ def test_what_is_black_and_white_stays_so_whatever_the_code():
     assert 0.05 < float((found < 0).float().mean()) < 0.4
 
 
+def test_colors_of_what_is_black_and_white_are_kept_apart():
+    """Print of which one channel is all white: yellow of two, say."""
+    photos = circuits(20).repeat(1, 3, 1, 1)
+    photos[:, 1] = 1.0
+    shape = backbone_config(SIDE, 3, None, "texture", 20)
+    base = BaseImage(shape).requires_grad_(False)
+    base.set(photos, torch.zeros(20, base.coefficients.weight.shape[1]))
+    assert float(base.mean[1].min()) == pytest.approx(1.0)
+    assert float(base.mean[0].max()) < 0.9
+    assert not base.coefficients.weight.any()
+    assert not base.components.any()
+
+
 def test_photos_with_gray_have_no_plain_color():
     assert plain_color(circuits(30) * 0.5) is None
     assert plain_color(streaks(30)) is None
+    soft = F.avg_pool2d(F.pad(circuits(30), 4 * [1], mode="replicate"), 3, 1)
+    assert plain_color(soft) is None
+
+
+def test_grain_has_the_type_of_the_codes():
+    grain = made(streaks(3))
+    found = grain(torch.zeros(2, 3).double(), SampleNoise([0, 1]))
+    assert found.dtype == torch.float64
+    assert grain.double().fields.dtype == torch.int16
+
+
+def test_a_base_of_many_photos_keeps_grain_of_all_of_them(monkeypatch):
+    monkeypatch.setattr(bases, "BASE_IMAGES", 10)
+    photos = streaks(40)
+    base = BaseImage(backbone_config(SIDE, 1, None, "texture", 40)).requires_grad_(False)
+    base.set(photos, torch.randn(40, base.coefficients.weight.shape[1]))
+    assert len(set(base.grain.fields[:, 0, 3, 5].tolist())) > 35
+    assert torch.equal(base.grain.fields, made(photos).fields)
 
 
 def test_the_stream_is_no_layer_of_a_network():

@@ -137,6 +137,13 @@ def test_a_texture_whose_grain_was_a_spectrum_is_refused_in_one_sentence(tmp_pat
             cls.from_pretrained(folder, device="cpu")
 
 
+def test_a_shape_that_is_no_table_is_refused_in_one_sentence(tmp_path):
+    shutil.copytree(stored(5) / "backbone", tmp_path / "b")
+    edit(tmp_path / "b", lambda c: c["config"].update(backbone="x"))
+    with pytest.raises(WeightsError):
+        Backbone.from_pretrained(tmp_path / "b", device="cpu")
+
+
 def test_an_old_folder_without_its_entries_is_refused_in_one_sentence(tmp_path):
     shutil.copytree(OLD, tmp_path / "s")
     edit(tmp_path / "s", lambda config: config["config"].pop("training"))
