@@ -207,9 +207,9 @@ def backbone_training(
             here no number depends on how many GPUs there are.
         seed: of the run.
         precision: "fp32" or "bf16".
-        layout: of the images, as in `backbone_config`. Grains of a texture have no places to
-            be learned, so its reconstruction is short and compares shading only; and they are
-            in the base, so the game has hardly anything to do.
+        layout: of the images, as in `backbone_config`. Of a texture nothing is reconstructed:
+            its grain has no places to be learned, its shading is in the base, and what else
+            blocks would paint lies in the grain already.
     """
     if preset == "dfmgan":
         numbers = _published(config, 3000.0 if kimg is None else kimg, batch_size, seed)
@@ -223,7 +223,7 @@ def backbone_training(
     # discriminator sees no difference for most of the budget (docs/lab-notes.md).
     recipe = replace(recipe, learning_rate=0.002, precision=precision)
     if layout == "texture":
-        return replace(recipe, warm_kimg=round(total / 10, 3), anchor_weight=2.0, anchor_cell=8)
+        return recipe
     return replace(recipe, warm_kimg=round(total * 2 / 3, 3), anchor_weight=10.0)
 
 

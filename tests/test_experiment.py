@@ -190,8 +190,8 @@ def test_seconds_of_a_step_count_as_often_as_the_loop_takes_it(small, tmp_path, 
     monkeypatch.setattr(experiment_cost, "run_seconds", whole)
     monkeypatch.setattr(experiment_cost.time, "perf_counter", lambda: clock[0])
     experiment_cost.backbone_cost(probe, made.goods, 0.8, 0)
-    assert taken["R1"] == 3  # one iteration in 16 of the adversarial ones
-    assert taken["D"] == 45  # of 50: grains of a texture are reconstructed shortly
+    assert taken["R1"] == 4  # one iteration in 16
+    assert taken["D"] == 50  # all: of a texture nothing is reconstructed before
     assert found == [sum(taken.values())]
 
 

@@ -120,12 +120,3 @@ def smooth_part(field: Tensor) -> Tensor:
     laplacian[0, 0] = 1  # jumps have no mean, and neither has their part
     found: Tensor = torch.fft.irfft2(torch.fft.rfft2(jumps) / laplacian, s=(side, side))
     return found.to(field.dtype)
-
-
-def without_grain(noise: Noise) -> Noise:
-    """The same noise for the layers, and none for the grain: a reconstruction knows no places."""
-
-    def planes(layer: str, batch: int, resolution: int) -> Tensor | None:
-        return None if layer == STREAM else noise(layer, batch, resolution)
-
-    return planes

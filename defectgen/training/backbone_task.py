@@ -12,7 +12,6 @@ from defectgen import losses
 from defectgen.augment.pipe import AdaptiveProbability, AugmentPipe
 from defectgen.config import BackboneConfig, TrainConfig
 from defectgen.networks.discriminator import Discriminator
-from defectgen.networks.grain import without_grain
 from defectgen.networks.mapping import CodeMapping, mix_styles
 from defectgen.networks.synthesis import Generator
 from defectgen.rng import GeneratorNoise, generator
@@ -86,10 +85,6 @@ class BackboneTask:
         )
         self.critic = Critic(self.state, self.judge, pipe, adapts=True)
 
-    @property
-    def _grainy(self) -> bool:
-        return self.network.config.grain_fields > 0
-
     def _codes(self, source: torch.Generator) -> Codes:
         """One code per image, where the principal components put it."""
         config, mapping = self.network.config, self.network.mapping
@@ -103,9 +98,9 @@ class BackboneTask:
         steps = self.config.warm_kimg * 1000 / self.config.batch_size
         # Drawn at random it varies more than the codes do, from which a long game has more; a
         # short run cannot unlearn it (docs/lab-notes.md).
-        if linear and (steps < FIT_STEPS or self._grainy):
+        if linear and steps < FIT_STEPS:
             mapping.set(*codes.line())
-        if self._grainy:  # its shading is drawn from z as it is
+        if config.grain_fields:  # the base is made for codes that z can draw, for they stay
             codes.project()
         return codes
 
@@ -136,16 +131,15 @@ class BackboneTask:
         found = [
             Phase(
                 name="reconstruction",
-                # Those of a texture tell its shading, which they reconstruct from the start.
-                optimizers=("synthesis",) if self._grainy else ("synthesis", "codes"),
+                optimizers=("synthesis", "codes"),
                 loss=self._reconstruction,
                 last=warm,
             ),
             Phase(name="G", optimizers=("G",), loss=self._generator, first=warm),
             Phase(name="D", optimizers=("D",), loss=self._discriminator, first=early),
         ]
-        # A blend of codes needs no fit, nor does the mapping of a texture, whose codes stay.
-        if not (isinstance(self.network.mapping, CodeMapping) or self._grainy):
+        # A blend of codes needs no fit.
+        if not isinstance(self.network.mapping, CodeMapping):
             fit = Phase(
                 name="mapping fit", optimizers=("mapping",), loss=self._mapping_fit, last=warm
             )
@@ -166,7 +160,7 @@ class BackboneTask:
     def _anchor(self, index: Tensor) -> Tensor:
         """L1 on the pyramid between learned codes' renders and their images."""
         w = self.codes(index, self.state.generator)
-        fake = self.network.synthesis(self.network.broadcast(w), without_grain(self._noise()))
+        fake = self.network.synthesis(self.network.broadcast(w), self._noise())
         real, cell = self.images[index], self.config.anchor_cell
         if cell > 1:
             fake, real = F.avg_pool2d(fake, cell), F.avg_pool2d(real, cell)

@@ -11,13 +11,11 @@ from defectgen.networks import base as bases
 from defectgen.networks.base import BaseImage
 from defectgen.networks.grain import (
     STEPS,
-    STREAM,
     Grain,
     enlarged,
     plain_color,
     shading,
     smooth_part,
-    without_grain,
 )
 from defectgen.rng import ConstantNoise, SampleNoise, no_noise
 
@@ -141,9 +139,6 @@ def test_without_noise_there_is_no_grain():
     grain = made(streaks(50))
     w = torch.zeros(2, 3)
     assert grain(w, no_noise) is None
-    source = SampleNoise([3, 4])
-    assert grain(w, without_grain(source)) is None
-    assert torch.equal(without_grain(source)("b8.conv0", 2, 8), source("b8.conv0", 2, 8))
     constant = grain(w, ConstantNoise())
     assert torch.equal(constant[0], constant[1])
 
@@ -268,15 +263,3 @@ def test_a_base_of_many_photos_keeps_grain_of_all_of_them(monkeypatch):
     base.set(photos, torch.randn(40, base.coefficients.weight.shape[1]))
     assert len(set(base.grain.fields[:, 0, 3, 5].tolist())) > 35
     assert torch.equal(base.grain.fields, made(photos).fields)
-
-
-def test_the_stream_is_no_layer_of_a_network():
-    """Else `without_grain` would take the noise of that layer, too."""
-    asked = []
-
-    def record(layer, batch, resolution):
-        asked.append((layer, resolution))
-        return torch.zeros(batch, 1, resolution, resolution)
-
-    made(streaks(2))(torch.zeros(1, 3), record)
-    assert asked == [(STREAM, 2)]
