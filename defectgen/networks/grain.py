@@ -107,7 +107,7 @@ def smooth_part(field: Tensor) -> Tensor:
     """What of a field (C, R, R) shows as an edge where its opposite borders meet, (C, R, R).
 
     It differs as much from border to border, and is harmonic inside (Moisan: Periodic plus Smooth
-    Image Decomposition, Journal of Mathematical Imaging and Vision 39, 2011, equations 10 and 11).
+    Image Decomposition, Journal of Mathematical Imaging and Vision 39, 2011).
     """
     side = field.shape[-1]
     jumps = torch.zeros_like(field, dtype=torch.float64)
