@@ -132,11 +132,11 @@ def backbone_config(
         channel_max=widest,
         # The shading of a texture lies on a plane, its grain does not: that is moved around.
         base_components=16 if layout == "texture" else 32,
-        grain_fields=_fields(resolution, channels, codes) if layout == "texture" else 0,
+        grain_fields=_grain_fields(resolution, channels, codes) if layout == "texture" else 0,
     )
 
 
-def _fields(resolution: int, channels: int, images: int) -> int:
+def _grain_fields(resolution: int, channels: int, images: int) -> int:
     """So many photos of a texture keep their grain: of large ones few, for each has many places."""
     return min(images, GRAIN_FIELDS, max(1, GRAIN_NUMBERS // (channels * resolution**2)))
 

@@ -88,21 +88,17 @@ def draw(size: torch.Size | tuple[int, ...], generator: torch.Generator) -> Tens
     return torch.randn(size, generator=generator, device=generator.device)
 
 
-def thumbnails(images: Tensor) -> Tensor:
-    """Images (n, C, R, R) as rows (n, F) of 8 px pictures: what tells parts apart."""
-    return F.avg_pool2d(images, max(1, images.shape[-1] // 8)).flatten(1)
-
-
 def principal_codes(
-    features: Tensor, w_dim: int, z_dim: int, generator: torch.Generator, *, linear: bool = False
+    images: Tensor, w_dim: int, z_dim: int, generator: torch.Generator, *, linear: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Start codes (n, W) and keys (n, Z) from the principal components of features (n, F).
+    """Start codes (n, W) and keys (n, Z) from principal components of 8 px pictures of the images.
 
     Component k has the spread sqrt(s_k / s_1) in the codes, its fourth root in the keys; where
     there are fewer components than dimensions, small noise stands in. With ``linear`` the keys are
     the plain scores, of unit variance.
     """
-    flat = features - features.mean(dim=0)
+    flat = F.avg_pool2d(images, max(1, images.shape[-1] // 8)).flatten(1)
+    flat = flat - flat.mean(dim=0)
     u, s, _ = torch.linalg.svd(flat.double(), full_matrices=False)
     rank = int((s > 1e-6 * s[0].clamp_min(1e-12)).sum())
     scores = (u[:, :rank] * len(flat) ** 0.5).to(flat.dtype)

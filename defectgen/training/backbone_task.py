@@ -21,7 +21,6 @@ from defectgen.training.adversarial import (
     draw,
     fit_mapping,
     principal_codes,
-    thumbnails,
 )
 from defectgen.training.phases import Batch, Phase, lazy_adam, lazy_phase, warm_adam
 from defectgen.training.state import TrainState
@@ -89,15 +88,13 @@ class BackboneTask:
         """One code per image, where the principal components put it."""
         config, mapping = self.network.config, self.network.mapping
         linear = config.mapping_layers == 0 and not isinstance(mapping, CodeMapping)
-        starts = principal_codes(
-            thumbnails(self.images), config.w_dim, config.z_dim, source, linear=linear
-        )
+        starts = principal_codes(self.images, config.w_dim, config.z_dim, source, linear=linear)
         if isinstance(mapping, CodeMapping):
             return Codes.of(mapping, starts[0], KEY_LENGTH * starts[1])
         codes = Codes(*starts, linear=linear)
         steps = self.config.warm_kimg * 1000 / self.config.batch_size
         # Drawn at random it varies more than the codes do, from which a long game has more; a
-        # short run cannot unlearn it (docs/lab-notes.md).
+        # short run, or one without reconstruction, cannot unlearn it (docs/lab-notes.md).
         if linear and steps < FIT_STEPS:
             mapping.set(*codes.line())
         if config.grain_fields:  # the base is made for codes that z can draw, for they stay

@@ -19,7 +19,7 @@ from defectgen.networks.known import explained, thumbnail
 from defectgen.networks.layers import ToChannels
 from defectgen.networks.synthesis import Generator
 from defectgen.rng import generator, latents, no_noise, sample_seeds
-from defectgen.training.adversarial import draw, principal_codes, thumbnails
+from defectgen.training.adversarial import draw, principal_codes
 
 #: Random objects tried as the start of each background's code.
 START_CANDIDATES = 256
@@ -104,7 +104,7 @@ def defect_codes(
 ) -> tuple[Tensor, Tensor]:
     """Codes (n, W) and keys (n, Z) of the defects: principal components of what the masks show."""
     inside = torch.cat([images * masks, masks.to(images.dtype)], dim=1)
-    return principal_codes(thumbnails(inside), backbone.config.w_dim, backbone.config.z_dim, source)
+    return principal_codes(inside, backbone.config.w_dim, backbone.config.z_dim, source)
 
 
 @torch.no_grad()

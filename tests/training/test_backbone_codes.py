@@ -45,7 +45,7 @@ def test_every_photo_of_many_poses_is_drawn(images):
 
 @pytest.mark.parametrize(("layout", "kimg"), [("aligned", 0.5), ("texture", 6.0)])
 def test_the_linear_mapping_of_a_short_run_begins_where_the_codes_are(images, layout, kimg):
-    """It has too few steps to fit it, 83 of 4 images; grain is right as it begins, in any run."""
+    """It has too few steps to fit it, 83 of 4 images; for a texture there are none in any run."""
     task = begun(images, layout, kimg)
     mapping, codes = task.network.mapping, task.codes
     z = torch.randn(500, mapping.z_dim, generator=torch.Generator().manual_seed(1))
