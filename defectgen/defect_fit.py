@@ -182,7 +182,8 @@ def run_task(
         )
         return judged(pairs, DefectBatch.concat(list(parts)))
 
-    kind = IMPOSED if task.branch.known is not None else GAME
+    known = task.branch.known
+    kind, moving = IMPOSED if known else GAME, known is not None and known.texture
     warn_if_short(task.backbone.config, config, kind, task.state.weights(), device)
     run = Run(
         title="defect",
@@ -193,7 +194,7 @@ def run_task(
             "backbone": backbone_digest,
             "first_resolution": str(task.branch.resolutions[0]),
             "placement": f"{shape.places} places, bends of {shape.bend}, moves {shape.moves!r}, "
-            f"regions above {REGION}",
+            f"regions above {REGION}{', whose grain moves' if moving else ''}",
         },
         run_dir=run_dir,
         verbose=verbose,

@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from defectgen import regions
 from defectgen.augment.policy import AugmentPolicy
 from defectgen.augment.warp import warp, warp_mask, within
 from defectgen.moves import Tries, draw_tries, fields_of, joined, maps_of
-from defectgen.networks.known import REGION, THUMBNAIL, KnownDefects, thumbnail
+from defectgen.networks.known import THUMBNAIL, KnownDefects, thumbnail
 from defectgen.pieces import enlarged, kept_cells, pieces_of
 from defectgen.places import choice, differences
 
@@ -21,7 +22,7 @@ from defectgen.places import choice, differences
 PLACES, LEARNING_PLACES = 256, 64
 #: A place is about the own one if moved and unmoved mask share more than this of the smaller one.
 HOME = 0.61
-#: A moved mask keeps at least this share of its pixels in the picture.
+#: A moved mask keeps at least this share of its pixels in the picture; a region of a texture fewer.
 KEPT = 0.8
 #: A mask that the border of its photo cuts ends at a border, or so near, as a share of the side,
 #: that its mirror image fills the gap: how such a defect goes on farther out, nobody knows.
@@ -39,7 +40,7 @@ def centered(fields: Tensor, there: Tensor) -> Tensor:
 
 
 def moved_pairs(
-    images: Tensor, masks: Tensor, maps: Tensor, fields: Tensor
+    images: Tensor, masks: Tensor, maps: Tensor, fields: Tensor, *, texture: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Pairs under these maps, bent; those whose mask would leave the picture stay as they are.
 
@@ -51,7 +52,8 @@ def moved_pairs(
     maps, fields = maps.to(images.device), fields.to(images.device)
     signed, side = masks.to(images.dtype) * 2 - 1, masks.shape[-1]
     unbent = warp_mask(signed, maps) >= 0
-    fields = fields * ((signed > 0).float().mean((1, 2, 3), keepdim=True) <= REGION)
+    large = regions.are_regions((signed > 0).float())
+    fields = fields * ~large.view(-1, 1, 1, 1)
     fields = centered(fields, unbent & within(maps, side))
     # Beyond the border a photo may go on mirrored; a defect does not.
     beyond = RIM * _rim(masks).flatten(1).any(1)
@@ -61,10 +63,15 @@ def moved_pairs(
     scale = maps[:, :2, :2].det().abs() / (signed > 0).sum((1, 2, 3))
     kept, left = (some.sum((1, 2, 3)) * scale for some in (bent, unbent))
     bends = ((kept >= KEPT) & (kept <= 1 / KEPT)).view(-1, 1, 1, 1)
-    moves = bends | (left >= KEPT).view(-1, 1, 1, 1)
+    moves = bends | (left >= _least(large, texture)).view(-1, 1, 1, 1)
     result = warp(images, maps, fields * bends)
     moved = torch.where(bends, bent, unbent)
     return torch.where(moves, result, images), torch.where(moves, moved, signed > 0)
+
+
+def _least(large: Tensor, texture: bool) -> Tensor:
+    """Shares of their pixels that moved masks keep; ``large``, (N,) bool: which are regions."""
+    return torch.where(large & texture, regions.KEPT, KEPT)
 
 
 class Placed(NamedTuple):
@@ -89,12 +96,19 @@ class Tried(NamedTuple):
     lost: Tensor  # (N, P) bool: the defect leaves the picture; never the last place
     fields: Tensor  # (N, 2, k, k): bends
     contrast: Tensor  # (N,)
+    grain: Tensor | None  # (N, 4), what moves that of regions; None: they stay as they are
+    policy: AugmentPolicy
 
     def drawn(self, known: KnownDefects, chosen: Tensor, scenes: Tensor | None) -> Placed:
         """The defects at these places, (N,), one for each sample, as they look in its scene."""
         images, masks = known.pairs(self.pairs[chosen])
         masks = masks * enlarged(self.kept[chosen], masks.shape[-1])
-        images, masks = moved_pairs(images, masks, self.maps[chosen], self.fields)
+        large, texture = regions.are_regions(masks), known.texture
+        maps = self.maps[chosen]
+        images, masks = moved_pairs(images, masks, maps, self.fields, texture=texture)
+        if self.grain is not None and large.any():
+            stirred = regions.stirred(images, masks, self.grain, self.policy)
+            images = torch.where(large.view(-1, 1, 1, 1), stirred, images)
         return Placed(masks, known.shown(images, masks, scenes, self.contrast) * masks)
 
 
@@ -113,8 +127,11 @@ def try_places(
     ``alone``: all are for the pair drawn first; else other pairs are tried, too.
     """
     count, side, device = len(weights), known.masks.shape[-1], known.masks.device
-    each = zip(weights, _each(sources, count), strict=True)
-    drawn: Tries = joined([draw_tries(row, places, source) for row, source in each])
+    each = sources if len(sources) == count else [sources[0]] * count
+    rows = zip(weights, each, strict=True)
+    drawn: Tries = joined([draw_tries(row, places, source) for row, source in rows])
+    # Last, and of textures alone: whatever else is drawn stays what it was.
+    grain = regions.draw_grain(each).to(device) if known.texture and known.levels is None else None
     if alone:
         drawn = drawn._replace(pairs=drawn.pairs[::places].repeat_interleave(places))
     fields = fields_of(drawn.knots, drawn.chance, side, bend).to(device)
@@ -128,10 +145,11 @@ def try_places(
     own = warp_mask(torch.cat([shape * 2 - 1, known.scenes[pairs]], 1), small)
     there = (own[:, :1] + 1) / 2 * within(small, THUMBNAIL)
     scale = maps[:, :2, :2].det().abs()  # the inverse map shrinks what the move enlarges
-    lost = there.sum((1, 2, 3)) * scale < KEPT * shape.sum((1, 2, 3))
+    least = _least(regions.are_regions(shape), known.texture)
+    lost = there.sum((1, 2, 3)) * scale < least * shape.sum((1, 2, 3))
     lost |= _adrift(rim, rim[pairs] & kept, maps, side)
     lost = lost.view(count, places)
-    return Tried(pairs, maps, kept, shape, there, own[:, 1:], lost, fields, contrast)
+    return Tried(pairs, maps, kept, shape, there, own[:, 1:], lost, fields, contrast, grain, policy)
 
 
 def at_size(maps: Tensor, factor: float) -> Tensor:
@@ -208,7 +226,3 @@ def _adrift(rim: Tensor, ends: Tensor, maps: Tensor, side: int) -> Tensor:
     there = (maps.inverse() @ spots)[:, :2].abs()
     inside = (there < half - RIM * side).all(1)
     return (inside & ends[:, 0, cells]).any(1)
-
-
-def _each(sources: Sequence[torch.Generator], count: int) -> Sequence[torch.Generator]:
-    return sources if len(sources) == count else [sources[0]] * count

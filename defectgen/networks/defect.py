@@ -60,11 +60,8 @@ class DefectBranch(nn.Module):
         self.resolutions = tuple(resolutions)
         self.num_ws = max(3, 2 * len(resolutions))
         told = PLANES + backbone.channels * (2 if backbone.base_components else 1)
-        self.known = (
-            KnownDefects(config.known, backbone.channels, backbone.resolution)
-            if config.known
-            else None
-        )
+        texture, size = backbone.grain_fields > 0, (backbone.channels, backbone.resolution)
+        self.known = KnownDefects(config.known, *size, texture=texture) if config.known else None
         self.blocks = nn.ModuleDict(
             {
                 str(r): DefectAwareResBlock(

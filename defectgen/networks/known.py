@@ -52,14 +52,18 @@ class KnownDefects(nn.Module):
         images: uint8 (n, C, R, R), the training images as they were read: what hundreds of them
             take is kept several times while a branch learns.
         scenes: float (n, C, S, S), thumbnails of them without the defect.
+        texture: whether the product is one, so that any place is as good as any other.
     """
 
     masks: Tensor
     images: Tensor
     scenes: Tensor
 
-    def __init__(self, count: int, channels: int, resolution: int) -> None:
+    def __init__(
+        self, count: int, channels: int, resolution: int, *, texture: bool = False
+    ) -> None:
         super().__init__()
+        self.texture = texture
         self.register_buffer("masks", torch.zeros(count, 1, resolution, resolution).byte())
         size = count, channels, resolution, resolution
         self.register_buffer("images", torch.zeros(size, dtype=torch.uint8))

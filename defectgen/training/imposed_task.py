@@ -104,7 +104,8 @@ class ImposedTask(DefectTask):
         masks = some_pieces(self.masks[index], source)
         maps = draw_matrices(self.moves, len(index), side, p=MOVES, generator=source)
         fields = draw_fields(len(index), side, self.branch.config.bend, source)
-        return moved_pairs(self.images[index], masks, maps, fields)
+        texture = self.known.texture
+        return moved_pairs(self.images[index], masks, maps, fields, texture=texture)
 
     def _anchor(self, index: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Reconstruction of real pairs: half as they are, on their own background; half moved."""
