@@ -114,11 +114,40 @@ def find_backgrounds(network: Generator, branch: DefectBranch, source: GoodImage
     photos, seen = _thumbnails(data.images, parts), parts.new_ones(len(data.images), 1, 1, 1)
     nearest = _nearest(photos, seen, parts)
     # By the photos of the defect, so that no picture among the good ones changes the others.
-    pairs, clear = _thumbnails(known.images, parts), _clear(known.masks, parts)
-    learned = explained(pairs, parts[_nearest(pairs, clear, parts)], clear)
-    if not clear.any():  # the defect hides them whole
+    learned = has_learned(parts, known.images, known.masks)
+    if learned is None:  # the defect hides them whole
         learned = explained(photos, parts[nearest])
     return Backgrounds(data.images, names, objects[nearest], learned)
+
+
+def learned_by(network: Generator, known: KnownDefects) -> bool:
+    """Whether the backbone has learned the product, as far as the photos of the defect tell."""
+    if known.learned is None:  # once: it takes as long as to draw some samples
+        known.learned = has_learned(good_parts(network), known.images, known.masks) is not False
+    return known.learned
+
+
+@torch.no_grad()
+def has_learned(parts: Tensor, images: Tensor, masks: Tensor) -> bool | None:
+    """Whether these good parts explain what defects leave of their photos: see `explained`.
+
+    Args:
+        parts: (k, C, S, S), their thumbnails.
+        images: uint8 (n, C, R, R).
+        masks: uint8 or bool (n, 1, R, R).
+
+    Returns:
+        None if the defects hide their photos whole.
+    """
+    pairs, clear = _thumbnails(images, parts), _clear(masks, parts)
+    if not clear.any():
+        return None
+    return explained(pairs, parts[_nearest(pairs, clear, parts)], clear)
+
+
+def good_parts(network: Generator) -> Tensor:
+    """Thumbnails (k, C, S, S) of good parts of a backbone, the same ones each time."""
+    return _parts(network)[1]
 
 
 @torch.no_grad()
@@ -128,7 +157,7 @@ def _parts(network: Generator) -> tuple[Tensor, Tensor]:
     seeds = sample_seeds(RENDERED if base is None else CANDIDATES, 0)
     w: Tensor = network.mapping(latents(seeds, network.config.z_dim, "object").to(device))
     if base is not None:
-        return w, thumbnail(base(w))
+        return w, torch.cat([thumbnail(base(some)) for some in torch.split(w, AT_ONCE)])
     with kept_memory(), constant_weights(network):
         drawn = [
             thumbnail(network.synthesis(network.broadcast(some), no_noise))

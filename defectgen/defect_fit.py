@@ -27,6 +27,7 @@ from defectgen.networks.discriminator import Discriminator
 from defectgen.networks.known import REGION
 from defectgen.networks.precision import in_precision
 from defectgen.placement import PLACES
+from defectgen.regions import KEPT
 from defectgen.rng import sample_seeds
 from defectgen.sampling import SAMPLE_BATCH, defect_sheet, iter_defects
 from defectgen.training.defect_start import continued, new_networks, set_mask_bias
@@ -183,7 +184,8 @@ def run_task(
         return judged(pairs, DefectBatch.concat(list(parts)))
 
     known = task.branch.known
-    kind, moving = IMPOSED if known else GAME, known is not None and known.texture
+    kind = IMPOSED if known is not None else GAME
+    rule = f", in textures {KEPT} of them" if known is not None and known.texture else ""
     warn_if_short(task.backbone.config, config, kind, task.state.weights(), device)
     run = Run(
         title="defect",
@@ -194,7 +196,7 @@ def run_task(
             "backbone": backbone_digest,
             "first_resolution": str(task.branch.resolutions[0]),
             "placement": f"{shape.places} places, bends of {shape.bend}, moves {shape.moves!r}, "
-            f"regions above {REGION}{', whose grain moves' if moving else ''}",
+            f"regions above {REGION}{rule}",
         },
         run_dir=run_dir,
         verbose=verbose,

@@ -106,10 +106,12 @@ class Tried(NamedTuple):
         large, texture = regions.are_regions(masks), known.texture
         maps = self.maps[chosen]
         images, masks = moved_pairs(images, masks, maps, self.fields, texture=texture)
-        if self.grain is not None and large.any():
-            stirred = regions.stirred(images, masks, self.grain, self.policy)
-            images = torch.where(large.view(-1, 1, 1, 1), stirred, images)
-        return Placed(masks, known.shown(images, masks, scenes, self.contrast) * masks)
+        if self.grain is not None:
+            images = images.clone()
+            for k in large.nonzero().flatten().tolist():
+                images[k] = regions.stirred(images[k], masks[k], self.grain[k], self.policy)
+        shown = known.shown(images, masks, scenes, self.contrast, large)
+        return Placed(masks, shown * masks)
 
 
 def try_places(
@@ -130,8 +132,6 @@ def try_places(
     each = sources if len(sources) == count else [sources[0]] * count
     rows = zip(weights, each, strict=True)
     drawn: Tries = joined([draw_tries(row, places, source) for row, source in rows])
-    # Last, and of textures alone: whatever else is drawn stays what it was.
-    grain = regions.draw_grain(each).to(device) if known.texture and known.levels is None else None
     if alone:
         drawn = drawn._replace(pairs=drawn.pairs[::places].repeat_interleave(places))
     fields = fields_of(drawn.knots, drawn.chance, side, bend).to(device)
@@ -140,6 +140,9 @@ def try_places(
         part.to(device) for part in (drawn.pairs, drawn.contrast, drawn.pieces)
     )
     cover, rim = thumbnail(known.masks.to(known.scenes.dtype)), _rim(known.masks)
+    # Last, and only where it is wanted: whatever else is drawn stays what it was.
+    moving = known.texture and known.levels is None and bool(regions.are_regions(cover).any())
+    grain = regions.draw_grain(each).to(device) if moving else None
     kept = kept_cells(cover[pairs], pieces_of(cover)[pairs], draws)
     shape, small = cover[pairs] * kept, at_size(maps, THUMBNAIL / side)
     own = warp_mask(torch.cat([shape * 2 - 1, known.scenes[pairs]], 1), small)

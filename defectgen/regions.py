@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from defectgen.augment.policy import AugmentPolicy
@@ -21,8 +20,9 @@ from defectgen.networks.known import REGION
 #: A moved region keeps at least this share of its pixels in the picture: how much of it its own
 #: photo shows was chance, too.
 KEPT = 0.3
-#: Its edge keeps its grain: what is moved comes in over so many pixels, as a share of the side.
-EDGE = 1 / 20
+#: So far from its edge, as a share of the side, it keeps its grain; what is moved comes in over the
+#: last so many pixels of that, for where two grains are mixed both are faint.
+EDGE, FADE = 1 / 16, 3
 #: Its grain moves by at most this share of the side.
 SHIFT = 0.2
 
@@ -33,66 +33,85 @@ def are_regions(masks: Tensor) -> Tensor:
 
 
 def draw_grain(sources: Iterable[torch.Generator]) -> Tensor:
-    """Uniform numbers (N, 4) for `stirred`, a row of each generator."""
+    """Uniform numbers (N, 4) for `stirred`, a row drawn from each of N generators in turn."""
     return torch.cat([torch.rand((1, 4), generator=k, device=k.device) for k in sources])
 
 
-def stirred(images: Tensor, masks: Tensor, even: Tensor, policy: AugmentPolicy) -> Tensor:
-    """Images whose masks show the grain of another place in them, below the same shading.
+def stirred(image: Tensor, mask: Tensor, even: Tensor, policy: AugmentPolicy) -> Tensor:
+    """A picture whose mask shows the grain of another place in it, below the same shading.
 
-    Mirrored about the middle of its mask and shifted, as the policy grants; wherever the edge of
-    the mask is near, here or there, it stays what it was.
+    Mirrored about the middle of what the mask extends over, then shifted, as the policy grants;
+    what would come from beyond comes mirrored. Wherever the edge of the mask is near, here or
+    there, it stays what it was. One picture, so that those beside it decide nothing.
 
     Args:
-        images: (N, C, R, R) in [-1, 1].
-        masks: bool (N, 1, R, R).
-        even: (N, 4) in [0, 1), whether to mirror, and how far to shift, down and across.
+        image: (C, R, R) in [-1, 1].
+        mask: bool (1, R, R), not empty.
+        even: (4,) in [0, 1): whether to mirror top and bottom, left and right (below 0.5), and how
+            far to shift down and across.
         policy: which moves are allowed.
+
+    Returns:
+        (C, R, R) in [-1, 1]; outside the mask as it was.
     """
-    side, inside = images.shape[-1], masks.to(images.dtype)
-    covered = enlarged(shading(inside), side).clamp_min(1e-3)
-    shade = enlarged(shading(images * inside), side) / covered
-    grain, depth = (images - shade) * inside, _depth(inside)
-    shifts = ((even[:, 2:] * 2 - 1) * (SHIFT * side)).round().long()
+    side, inside = image.shape[-1], mask.to(image.dtype)
+    mirror, shift = (
+        (even[:2] < 0.5).tolist(),
+        ((even[2:] * 2 - 1) * (SHIFT * side)).round().tolist(),
+    )
+    flips = mirror[0] and policy.flip_y, mirror[1] and policy.flip_x
     if not (policy.translate_int or policy.translate_frac):
-        shifts = torch.zeros_like(shifts)
-    mirrored = (even[:, :2] < 0.5) & torch.tensor(
-        [policy.flip_y, policy.flip_x], device=even.device
+        shift = [0, 0]
+    if not (any(flips) or any(shift)):
+        return image
+    shade = _shade(image, inside)
+    both = torch.cat([(image - shade) * inside, _depth(inside)])
+    rows, columns = (
+        _taken(mask[0].any(axis), flips[k], int(shift[k])) for k, axis in ((0, 1), (1, 0))
     )
-    (rows, known), (columns, also) = (
-        _taken(masks.any(axis)[:, 0], mirrored[:, k], shifts[:, k]) for k, axis in ((0, 3), (1, 2))
-    )
-    both = torch.cat([grain, depth], 1)
-    row = torch.arange(len(images), device=images.device)[:, None, None]
-    found = rearrange(both[row, :, rows[:, :, None], columns[:, None, :]], "n h w c -> n c h w")
-    there = found[:, -1:] * (known[:, None, :, None] & also[:, None, None, :])
-    weight = torch.minimum(depth, there)
-    moved = grain + weight * (found[:, :-1] - grain)
-    return torch.where(masks, (moved + shade).clamp(-1.0, 1.0), images)
+    found = both[:, rows][:, :, columns]
+    weight = torch.minimum(both[-1:], found[-1:])
+    grain = both[:-1] + weight * (found[:-1] - both[:-1])
+    return torch.where(mask, (grain + shade).clamp(-1.0, 1.0), image)
+
+
+def _shade(image: Tensor, inside: Tensor) -> Tensor:
+    """What of a picture (C, R, R) is no grain inside a mask (1, R, R), 0 or 1: (C, R, R).
+
+    A plane, and of the rest the shading: alone, where it ends, that would be too flat, and a slope
+    in the light would be mirrored with the grain.
+    """
+    side = image.shape[-1]
+    axis = torch.linspace(-1, 1, side, device=image.device, dtype=image.dtype)
+    ones = torch.ones_like(inside[0])
+    basis = torch.stack([ones, axis[:, None] * ones, axis * ones])  # (3, R, R)
+    # By sums and not by products of matrices, which may be computed in half precision.
+    normal = (inside * basis[:, None] * basis).sum((2, 3))  # (3, 3)
+    found = (inside * image[:, None] * basis).sum((2, 3))  # (C, 3)
+    factors = torch.linalg.solve(normal + 1e-3 * torch.eye(3).to(normal), found.T)
+    plane = (factors.T[:, :, None, None] * basis).sum(1)
+    covered = enlarged(shading(inside[None]), side)[0].clamp_min(1e-3)
+    rest = enlarged(shading(((image - plane) * inside)[None]), side)[0]
+    shade: Tensor = plane + rest / covered
+    return shade
 
 
 def _depth(inside: Tensor) -> Tensor:
-    """From 0 at the edge of masks (N, 1, R, R) to 1 deep in them; a border is no edge."""
-    steps = max(1, round(EDGE * inside.shape[-1]))
-    total, left = torch.zeros_like(inside), inside
-    for _ in range(steps):
+    """From 0 near the edge of a mask (1, R, R) to 1 deep in it; a border is no edge."""
+    steps = max(FADE, round(EDGE * inside.shape[-1]))
+    left = eroded(inside, steps - FADE)
+    total = torch.zeros_like(inside)
+    for _ in range(FADE):
         left = eroded(left)
         total = total + left
-    return total / steps
+    return total / FADE
 
 
-def _taken(used: Tensor, mirrored: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
-    """Which row (or column) each takes its grain from, (N, R), and whether there is such a one.
-
-    Args:
-        used: (N, R) bool, rows that the mask reaches: mirrored about their middle.
-        mirrored: (N,) bool.
-        shifts: (N,) integers.
-    """
-    side = used.shape[1]
-    steps = torch.arange(side, device=used.device).expand_as(used)
-    first = used.int().argmax(1, keepdim=True)
-    last = side - 1 - used.flip(1).int().argmax(1, keepdim=True)
-    steps = steps - shifts[:, None]
-    taken = torch.where(mirrored[:, None], first + last - steps, steps)
-    return taken.clamp(0, side - 1), (taken >= 0) & (taken < side)
+def _taken(used: Tensor, mirrored: bool, shift: int) -> Tensor:
+    """Which row (or column) each takes its grain from, (R,); ``used``, (R,) bool: of the mask."""
+    first, last = used.nonzero()[[0, -1], 0].tolist()
+    count = last - first + 1
+    steps = torch.arange(len(used), device=used.device) - first - shift
+    steps = (count - 1 - steps if mirrored else steps) % (2 * count)
+    found: Tensor = first + torch.minimum(steps, 2 * count - 1 - steps)
+    return found

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from defectgen.backgrounds import Backgrounds
+from defectgen.backgrounds import Backgrounds, learned_by
 from defectgen.batch import DefectBatch
 from defectgen.data.images import ImageSet, PairSet
 from defectgen.memory import kept_memory
@@ -22,14 +23,14 @@ from defectgen.networks.layers import constant_weights
 from defectgen.networks.mapping import CodeMapping, blend
 from defectgen.networks.precision import in_precision, resolve_precision
 from defectgen.networks.synthesis import Generator
-from defectgen.placement import Placed, place_masks
+from defectgen.placement import place_masks
 from defectgen.rng import SampleNoise, generator, latents, sample_seeds
 from defectgen.seams import place_on_photos
 from defectgen.sheet import SheetRow, contact_sheet
 
 #: Samples per forward pass unless the caller decides; results do not depend on it.
 SAMPLE_BATCH = 16
-#: Photos tried for each defect where the backbone has not learned the product.
+#: Photos, or good parts, tried for each defect where the backbone has not learned the product.
 PHOTOS = 8
 
 
@@ -53,10 +54,33 @@ def draw_good(
     with kept_memory(), constant_weights(network), computing:
         for first in range(0, len(seeds), SAMPLE_BATCH):
             some = seeds[first : first + SAMPLE_BATCH]
-            z = latents(some, network.config.z_dim, "object").to(device)
-            parts.append(to_unit(network(z, SampleNoise(some), psi=psi)))
+            parts.append(to_unit(_good(network, some, psi)))
     side, channels = network.config.resolution, network.config.channels
     return torch.cat(parts) if parts else torch.zeros(0, channels, side, side)
+
+
+def _good(network: Generator, seeds: Sequence[int], psi: float) -> Tensor:
+    """Good parts of these seeds, (N, C, R, R), about in [-1, 1]."""
+    z = latents(seeds, network.config.z_dim, "object").to(network.mapping.w_avg.device)
+    return cast(Tensor, network(z, SampleNoise(seeds), psi=psi))
+
+
+class OwnGoods:
+    """Good parts that the backbone draws, for a defect to find the one on which it fits."""
+
+    def __init__(self, network: Generator, psi: float) -> None:
+        self.network, self.psi = network, psi
+
+    def picked(self, seeds: Sequence[int], turn: int = 0) -> list[int]:
+        """The seed of a good part for each sample: its own one, or drawn by it for a turn."""
+        if not turn:
+            return list(seeds)
+        sources = (generator(k, "background", turn) for k in seeds)
+        return [int(torch.randint(2**62, (), generator=source)) for source in sources]
+
+    def signed(self, index: Sequence[int]) -> Tensor:
+        """The good parts of these seeds in [-1, 1], (N, C, R, R)."""
+        return _good(self.network, index, self.psi).clamp(-1.0, 1.0)
 
 
 @torch.no_grad()
@@ -71,7 +95,8 @@ def draw_defects(
 ) -> DefectBatch:
     """One batch: the same object latents and noise with and without the defect.
 
-    With ``backgrounds`` the defects stand on these photos, which are then the twins.
+    With ``backgrounds`` the defects stand on these photos, which are then the twins. Where the
+    backbone has not learned the product, each finds one of several good parts on which it fits.
     """
     device = network.mapping.w_avg.device
     if not seeds:
@@ -82,6 +107,8 @@ def draw_defects(
         )
     if backgrounds is not None:
         return _drawn_on(backgrounds, network, branch, seeds, psi, normals)
+    if branch.known is not None and not learned_by(network, branch.known):
+        return _fitted(OwnGoods(network, psi), network, branch, seeds, normals)[0]
     z = latents(seeds, network.config.z_dim, "object").to(device)
     ws, noise = network.broadcast(network.mapping(z, psi=psi)), SampleNoise(seeds)
     hook = _planned(network, branch, seeds, psi, ws, None)
@@ -110,28 +137,35 @@ def _drawn_on(
         radius = receptive_radius(branch.resolutions[0], network.config.resolution)
         masks, beside = hook.mask, change * dilated(hook.mask.to(image.dtype), radius)
         image = torch.where(masks, image, ground + beside)
-    else:  # a part that is not like the photo would shine through the defect
-        picked, (masks, examples) = _on_fitting_photos(backgrounds, network, branch, seeds)
-        ground = backgrounds.signed(picked)
-        image = torch.where(masks, examples, ground)
-    names = tuple(backgrounds.names[k] for k in picked)
-    twin = to_unit(ground) if normals else None
-    return DefectBatch(to_unit(image), masks.cpu(), twin, None, tuple(seeds), names)
+        twin = to_unit(ground) if normals else None
+        batch = DefectBatch(to_unit(image), masks.cpu(), twin, None, tuple(seeds))
+    else:
+        batch, picked = _fitted(backgrounds, network, branch, seeds, normals)
+    return replace(batch, backgrounds=tuple(backgrounds.names[k] for k in picked))
 
 
-def _on_fitting_photos(
-    backgrounds: Backgrounds, network: Generator, branch: DefectBranch, seeds: Sequence[int]
-) -> tuple[list[int], Placed]:
-    """Of some photos for each sample that on which its defect fits, and the defect.
+def _fitted(
+    grounds: Backgrounds | OwnGoods,
+    network: Generator,
+    branch: DefectBranch,
+    seeds: Sequence[int],
+    normals: bool,
+) -> tuple[DefectBatch, list[int]]:
+    """Of several grounds for each sample that on which its defect fits, and the defect.
 
-    For a product of which no two photos show the same things in the same places.
+    For a product of which no two photos show the same things in the same places. A render would
+    show through the defect what lies elsewhere.
     """
     z = latents(seeds, network.config.z_dim, "defect").to(network.mapping.w_avg.device)
-    turns = zip(*(backgrounds.picked(seeds, turn) for turn in range(PHOTOS)), strict=True)
-    picked = [list(dict.fromkeys(some)) for some in turns]  # each photo once
-    photos = (backgrounds.signed(some) for some in picked)
-    placed, taken = place_on_photos(photos=photos, **_placing(branch, seeds, z))
-    return [some[turn] for some, turn in zip(picked, taken.tolist(), strict=True)], placed
+    turns = zip(*(grounds.picked(seeds, turn) for turn in range(PHOTOS)), strict=True)
+    choices = [list(dict.fromkeys(some)) for some in turns]  # each ground once
+    shown = (grounds.signed(some) for some in choices)
+    (masks, examples), taken = place_on_photos(photos=shown, **_placing(branch, seeds, z))
+    picked = [some[turn] for some, turn in zip(choices, taken.tolist(), strict=True)]
+    ground = grounds.signed(picked)
+    image = to_unit(torch.where(masks, examples, ground))
+    twin = to_unit(ground) if normals else None
+    return DefectBatch(image, masks.cpu(), twin, None, tuple(seeds)), picked
 
 
 def _planned(

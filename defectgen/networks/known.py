@@ -52,7 +52,8 @@ class KnownDefects(nn.Module):
         images: uint8 (n, C, R, R), the training images as they were read: what hundreds of them
             take is kept several times while a branch learns.
         scenes: float (n, C, S, S), thumbnails of them without the defect.
-        texture: whether the product is one, so that any place is as good as any other.
+        texture: whether the backbone keeps a grain, so that any place is as good as any other.
+        learned: whether the backbone has learned the product; None as long as nobody has looked.
     """
 
     masks: Tensor
@@ -64,6 +65,7 @@ class KnownDefects(nn.Module):
     ) -> None:
         super().__init__()
         self.texture = texture
+        self.learned: bool | None = None
         self.register_buffer("masks", torch.zeros(count, 1, resolution, resolution).byte())
         size = count, channels, resolution, resolution
         self.register_buffer("images", torch.zeros(size, dtype=torch.uint8))
@@ -80,11 +82,11 @@ class KnownDefects(nn.Module):
         self.masks.copy_(masks)
         self.images.copy_(as_bytes(images))
         self.scenes.copy_(thumbnail(backgrounds))
-        self._counted = False
+        self._counted, self.learned = False, None
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
-        self._counted = False
+        self._counted, self.learned = False, None
 
     def holds(self, masks: Tensor, images: Tensor) -> bool:
         """Whether these are the pairs: to the byte, so that no device's rounding decides."""
@@ -101,11 +103,16 @@ class KnownDefects(nn.Module):
         return self._levels
 
     def shown(
-        self, images: Tensor, masks: Tensor, scenes: Tensor | None, contrast: Tensor | None = None
+        self,
+        images: Tensor,
+        masks: Tensor,
+        scenes: Tensor | None,
+        contrast: Tensor | None = None,
+        regions: Tensor | None = None,
     ) -> Tensor:
         """Moved images `adapted` to these scenes; of bilevel ones no channel of a pixel is gray."""
         if self.levels is None:
-            return adapted(images, masks, scenes, contrast)
+            return adapted(images, masks, scenes, contrast, regions)
         black, white = images.new_tensor(self.levels)
         return torch.where(images >= (black + white) / 2, white, black)
 
@@ -166,7 +173,11 @@ def mask_planes(masks: Tensor, resolution: int) -> Tensor:
 
 
 def adapted(
-    images: Tensor, masks: Tensor, scenes: Tensor | None, contrast: Tensor | None = None
+    images: Tensor,
+    masks: Tensor,
+    scenes: Tensor | None,
+    contrast: Tensor | None = None,
+    regions: Tensor | None = None,
 ) -> Tensor:
     """Known defects as they would look here: in the exposure of the place, weaker or stronger.
 
@@ -177,6 +188,7 @@ def adapted(
         contrast: (N,), factors of what differs from the scene, blurred a little, or, without one,
             from the mean of the surroundings, raised where that is below VISIBLE, up to STRONGER,
             but not of a region; only None leaves it.
+        regions: bool (N,), which are; None: what covers more than REGION of the picture now.
 
     Returns:
         (N, C, R, R); images whose mask leaves no surroundings as they are.
@@ -193,7 +205,8 @@ def adapted(
     if contrast is not None:
         change = ((result - middle).abs().mean(1, keepdim=True) * inside).sum((1, 2, 3))
         least = VISIBLE * inside.sum((1, 2, 3)) / change.clamp_min(1e-6)
-        least = least * (inside.mean((1, 2, 3)) <= REGION)
+        large = inside.mean((1, 2, 3)) > REGION if regions is None else regions
+        least = least * ~large
         contrast = torch.maximum(contrast, least.clamp_max(STRONGER))
         result = (result - middle) * contrast.view(-1, 1, 1, 1) + middle
         result = result.clamp(-1.0, 1.0)

@@ -21,6 +21,7 @@ from defectgen.networks.known import LEVELS, KnownDefects, coarser, draw_contras
 from defectgen.networks.mapping import CodeMapping, blend
 from defectgen.pieces import some_pieces
 from defectgen.placement import LEARNING_PLACES, moved_pairs, place_masks
+from defectgen.regions import are_regions
 from defectgen.rng import no_noise
 from defectgen.training.adversarial import Codes, draw
 from defectgen.training.defect_start import defect_codes, object_codes, scenes_of
@@ -98,22 +99,26 @@ class ImposedTask(DefectTask):
         hook = self.branch.start(defects, noise, masks, told)
         return cast(Tensor, self.backbone.synthesis(objects, noise, hook))
 
-    def _moved(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Training pairs, or pieces of them, moved at random; where a mask would vanish, not."""
+    def _moved(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Training pairs, or pieces of them, moved at random; where a mask would vanish, not.
+
+        Third which of them are regions, (N,) bool. Their grain stays: examples alone have it
+        elsewhere, and what lies beside it is to look as in the photos.
+        """
         side, source = self.images.shape[-1], self.state.generator
         masks = some_pieces(self.masks[index], source)
         maps = draw_matrices(self.moves, len(index), side, p=MOVES, generator=source)
         fields = draw_fields(len(index), side, self.branch.config.bend, source)
-        texture = self.known.texture
-        return moved_pairs(self.images[index], masks, maps, fields, texture=texture)
+        texture, large = self.known.texture, are_regions(masks.to(self.images.dtype))
+        return *moved_pairs(self.images[index], masks, maps, fields, texture=texture), large
 
     def _anchor(self, index: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Reconstruction of real pairs: half as they are, on their own background; half moved."""
         half = (len(index) + 1) // 2
-        images, masks = self.images[index[:half]], self.masks[index[:half]]
+        images, masks, large = self.images[index[:half]], self.masks[index[:half]], None
         own = self.backbone.broadcast(self.objects(index[:half], self.state.generator))
         if half < len(index):
-            more, moved = self._moved(index[half:])
+            more, moved, large = self._moved(index[half:])
             images, masks = torch.cat([images, more]), torch.cat([masks, moved])
             own = torch.cat([own, self._objects(len(index) - half)])
         defects = self.branch.broadcast(self.defects(index, self.state.generator))
@@ -124,7 +129,7 @@ class ImposedTask(DefectTask):
         shown = torch.cat(
             [
                 self.known.shown(
-                    images[part], masks[part], None if scene is None else scene[part], factor
+                    images[part], masks[part], None if scene is None else scene[part], factor, large
                 )
                 for part, factor in parts
             ]
@@ -190,11 +195,11 @@ class ImposedTask(DefectTask):
     def _seen(self, batch: Batch) -> Batch:
         """Real defects, moved, on renders of other objects: see `DefectTask._seen`."""
         with torch.no_grad():
-            images, masks = self._moved(batch.index)
+            images, masks, large = self._moved(batch.index)
             objects = self._objects(len(images))
             background = self.backbone.synthesis(objects, self._noise())
             contrast = draw_contrast(len(images), self.state.generator)
-            images = self.known.shown(images, masks, background, contrast)
+            images = self.known.shown(images, masks, background, contrast, large)
         return replace(batch, images=torch.where(masks, images, background), masks=masks)
 
     def _discriminator(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
