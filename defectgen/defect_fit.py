@@ -14,12 +14,14 @@ from defectgen.augment.policy import POLICIES, AugmentPolicy
 from defectgen.augment.symmetry import with_symmetries
 from defectgen.backbone import Backbone
 from defectgen.backbone_fit import JUDGED
+from defectgen.backgrounds import learned_by
 from defectgen.batch import DefectBatch
 from defectgen.config import TrainConfig, defect_config
 from defectgen.data.images import PairSet
 from defectgen.data.sampler import InfiniteSampler
 from defectgen.errors import ConfigError
 from defectgen.estimator import Run, to_signed
+from defectgen.messages import say
 from defectgen.metrics.swd import patch_distance
 from defectgen.moves import BEND, FREE_BEND, allowed_moves
 from defectgen.networks.defect import DefectBranch
@@ -35,6 +37,9 @@ from defectgen.training.defect_task import DefectTask
 from defectgen.training.footprint import GAME, IMPOSED, warn_if_short
 from defectgen.training.imposed_task import ImposedTask
 from defectgen.training.phases import Batch
+
+#: A budget that takes seconds, for a branch that draws nothing.
+SOON = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,6 +142,17 @@ def decisions(
     }
 
 
+def say_if_not_learned(task: DefectTask, verbose: int) -> None:
+    """Tell, before the time is spent, that samples will not need what is trained."""
+    known = task.branch.known
+    if known is not None and not learned_by(task.backbone, known):
+        say(
+            "defect: the backbone's good parts do not explain these photos, so samples show their "
+            f"defects as they are, moved onto places that fit; kimg={SOON} is as good as more",
+            verbose,
+        )
+
+
 def judged(pairs: PairSet, samples: DefectBatch) -> float:
     """Score of a snapshot, lower is better: distance of patches, and masks of another area.
 
@@ -180,6 +196,7 @@ def run_task(
             normals=False,
             batch_size=SAMPLE_BATCH,
             precision=config.precision,
+            fitted=False,  # what is trained is judged
         )
         return judged(pairs, DefectBatch.concat(list(parts)))
 

@@ -92,11 +92,13 @@ def draw_defects(
     *,
     normals: bool,
     backgrounds: Backgrounds | None = None,
+    fitted: bool = True,
 ) -> DefectBatch:
     """One batch: the same object latents and noise with and without the defect.
 
     With ``backgrounds`` the defects stand on these photos, which are then the twins. Where the
-    backbone has not learned the product, each finds one of several good parts on which it fits.
+    backbone has not learned the product, each finds one of several good parts on which it fits;
+    not ``fitted``, the branch draws it even there.
     """
     device = network.mapping.w_avg.device
     if not seeds:
@@ -107,7 +109,7 @@ def draw_defects(
         )
     if backgrounds is not None:
         return _drawn_on(backgrounds, network, branch, seeds, psi, normals)
-    if branch.known is not None and not learned_by(network, branch.known):
+    if fitted and branch.known is not None and not learned_by(network, branch.known):
         return _fitted(OwnGoods(network, psi), network, branch, seeds, normals)[0]
     z = latents(seeds, network.config.z_dim, "object").to(device)
     ws, noise = network.broadcast(network.mapping(z, psi=psi)), SampleNoise(seeds)
@@ -214,6 +216,7 @@ def iter_defects(
     batch_size: int,
     precision: str = "fp32",
     backgrounds: Backgrounds | None = None,
+    fitted: bool = True,
 ) -> Iterator[DefectBatch]:
     """All batches of these seeds; what they share is computed once and kept until the last."""
     # Here and not at the first batch, so that a wrong name is told where it was given.
@@ -226,7 +229,13 @@ def iter_defects(
                 # Not around the yield: whoever takes the batch computes as he likes.
                 with in_precision(precision):
                     batch = draw_defects(
-                        network, branch, some, psi, normals=normals, backgrounds=backgrounds
+                        network,
+                        branch,
+                        some,
+                        psi,
+                        normals=normals,
+                        backgrounds=backgrounds,
+                        fitted=fitted,
                     )
                 yield batch
 

@@ -13,7 +13,14 @@ from defectgen.checks import check_range
 from defectgen.config import defect_training
 from defectgen.data.images import load_pairs
 from defectgen.data.sources import ImageSource
-from defectgen.defect_fit import Learned, build_task, decisions, defect_policy, run_task
+from defectgen.defect_fit import (
+    Learned,
+    build_task,
+    decisions,
+    defect_policy,
+    run_task,
+    say_if_not_learned,
+)
 from defectgen.errors import ConfigError, NotFittedError, TrainingError
 from defectgen.estimator import (
     Parameters,
@@ -140,6 +147,8 @@ class DefectSynthesizer(Sampled, Evaluated, StoredSynthesizer, Parameters):
         policy, first = defect_policy(self.preset, backbone), self.first_resolution
         task = build_task(backbone.to(device), pairs, train, policy, self.preset, first, learned)
         decided = decisions(task, pairs, policy, earlier)
+        if resumed is None:
+            say_if_not_learned(task, self.verbose)
         try:
             run_task(task, pairs, policy, digest, run_dir, resumed, self.verbose, earlier)
         except (TrainingError, KeyboardInterrupt):

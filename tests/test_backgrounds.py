@@ -160,6 +160,84 @@ def test_which_photo_fits_depends_on_the_seed_and_not_on_the_batch(unlearned, fi
         assert torch.equal(alone.masks[0], whole.masks[seed])
 
 
+# -- on good parts of the backbone, where it has not learned the product --
+
+
+@pytest.fixture
+def strange_synth(unlearned, fitted_synth):
+    """A synthesizer with that branch."""
+    synth = copy.copy(fitted_synth)
+    synth.branch_ = unlearned
+    return synth
+
+
+def test_without_photos_each_defect_finds_a_good_part_on_which_it_fits(strange_synth, monkeypatch):
+    asked, found = [], []
+
+    def placed(photos, **given):
+        asked.append(list(photos))
+        found.append(place_on_photos(photos=asked[-1], **given))
+        return found[-1]
+
+    monkeypatch.setattr("defectgen.sampling.place_on_photos", placed)
+    batch = next(strange_synth.iter_samples(12, return_normals=True, seed=3, batch_size=12))
+    images, masks, normals = batch.triplets()
+    assert (batch.seeds, batch.backgrounds) == (tuple(range(3, 15)), ())
+    [parts], [(chosen, turns)] = asked, found
+    assert [len(some.flatten(1).unique(dim=0)) for some in parts] == [PHOTOS] * 12
+    assert len(set(turns.tolist())) > 2
+    own = strange_synth.backbone_.sample(12, seed=3)
+    for index, turn in enumerate(turns.tolist()):
+        part = (parts[index][turn] + 1) / 2
+        torch.testing.assert_close(normals[index], part, rtol=0, atol=1e-4)
+        first = (parts[index][0] + 1) / 2
+        torch.testing.assert_close(first, own[index], rtol=0, atol=1e-4)
+        example = (chosen.examples[index] + 1) / 2
+        expected = torch.where(masks[index], example, normals[index])
+        torch.testing.assert_close(images[index], expected, rtol=0, atol=1e-6)
+    assert torch.equal(masks, chosen.masks)
+
+
+def test_which_part_fits_depends_on_the_seed_and_not_on_the_batch(strange_synth):
+    whole = strange_synth.sample(5, return_masks=True, return_normals=True, seed=7)
+    alone = strange_synth.sample(1, return_masks=True, return_normals=True, seed=10)
+    for one, many in zip(alone, whole, strict=True):
+        torch.testing.assert_close(one[0].float(), many[3].float(), rtol=0, atol=1e-4)
+
+
+def test_what_is_trained_is_judged_even_where_samples_do_not_need_it(strange_synth, fitted_synth):
+    network, branch = strange_synth.backbone_.fitted(), strange_synth.branch_
+    drawn = {
+        fitted: draw_defects(network, branch, range(4), 1.0, normals=True, fitted=fitted)
+        for fitted in (True, False)
+    }
+    torch.testing.assert_close(drawn[False].normals, fitted_synth.backbone_.sample(4, seed=0))
+    assert not torch.allclose(drawn[True].normals, drawn[False].normals, atol=0.05)
+    with torch.no_grad():
+        for weight in branch.blocks.parameters():
+            weight.mul_(3)
+    again = {
+        fitted: draw_defects(network, branch, range(4), 1.0, normals=False, fitted=fitted)
+        for fitted in (True, False)
+    }
+    assert torch.equal(again[True].images, drawn[True].images)
+    assert not torch.equal(again[False].images, drawn[False].images)
+
+
+def test_a_fit_says_that_samples_will_not_need_it(fitted_backbone, defects, capfd):
+    images, masks = defects(4)
+    noise = torch.randint(256, images.shape, generator=torch.Generator().manual_seed(0))
+    judged = []
+    for pictures, told in ((images, False), (noise.to(torch.uint8), True)):
+        synth = DefectSynthesizer(fitted_backbone, kimg=0.02, batch_size=4, seed=0, verbose=1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", TrainingWarning)
+            synth.fit(pictures, masks)
+        assert ("do not explain these photos" in capfd.readouterr().err) == told
+        judged.append(synth.history_[-1]["score"])
+    assert all(score > 0 for score in judged)
+
+
 def test_where_a_defect_hides_all_its_photos_the_good_ones_tell(unlearned, fitted_synth, goods):
     network, known = fitted_synth.backbone_.fitted(), unlearned.known
     assert not find_backgrounds(network, unlearned, goods).learned

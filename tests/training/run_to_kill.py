@@ -21,7 +21,7 @@ import torch
 import defectgen.backbone
 import defectgen.defect_fit
 import defectgen.synthesizer
-from defectgen import Backbone, DefectSynthesizer
+from defectgen import Backbone, DefectSynthesizer, sampling
 from defectgen.augment.pipe import AdaptiveProbability
 from defectgen.losses import discriminator_logistic
 from defectgen.training import backbone_task, callbacks, defect_start, defect_task
@@ -53,6 +53,7 @@ def make_busy(patch) -> None:
     for task in (backbone_task, defect_task):
         patch(task, "AdaptiveProbability", partial(AdaptiveProbability, p=FIRST_P))
     patch(defect_start, "START_CANDIDATES", 32)
+    patch(sampling, "PHOTOS", 2)
     patch(callbacks, "RESUME_TICKS", 3)
     patch(callbacks, "SHEET_TICKS", 6)
 
