@@ -37,6 +37,9 @@ class Sampled:
     ) -> Tensor | tuple[Tensor, ...]:
         """Draw n defective parts.
 
+        Where the backbone has not learned the product, each defect is put on that of several good
+        parts on which it fits (docs/method.md).
+
         Args:
             n: how many.
             return_masks: also return the masks.
