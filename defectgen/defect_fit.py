@@ -144,8 +144,11 @@ def decisions(
 
 def say_if_not_learned(task: DefectTask, verbose: int) -> None:
     """Tell, before the time is spent, that samples will not need what is trained."""
-    known = task.branch.known
-    if known is not None and not learned_by(task.backbone, known):
+    known, average = task.branch.known, task.average.known
+    if known is None or average is None:
+        return
+    average.learned = learned_by(task.backbone, known)
+    if not known.learned and task.config.kimg > SOON:
         say(
             "defect: the backbone's good parts do not explain these photos, so samples show their "
             f"defects as they are, moved onto places that fit; kimg={SOON} is as good as more",

@@ -107,7 +107,6 @@ class Tried(NamedTuple):
         maps = self.maps[chosen]
         images, masks = moved_pairs(images, masks, maps, self.fields, texture=texture)
         if self.grain is not None:
-            images = images.clone()
             for k in large.nonzero().flatten().tolist():
                 images[k] = regions.stirred(images[k], masks[k], self.grain[k], self.policy)
         shown = known.shown(images, masks, scenes, self.contrast, large)

@@ -162,9 +162,9 @@ def _fitted(
     turns = zip(*(grounds.picked(seeds, turn) for turn in range(PHOTOS)), strict=True)
     choices = [list(dict.fromkeys(some)) for some in turns]  # each ground once
     shown = (grounds.signed(some) for some in choices)
-    (masks, examples), taken = place_on_photos(photos=shown, **_placing(branch, seeds, z))
+    placing = _placing(branch, seeds, z)
+    (masks, examples), taken, ground = place_on_photos(photos=shown, **placing)
     picked = [some[turn] for some, turn in zip(choices, taken.tolist(), strict=True)]
-    ground = grounds.signed(picked)
     image = to_unit(torch.where(masks, examples, ground))
     twin = to_unit(ground) if normals else None
     return DefectBatch(image, masks.cpu(), twin, None, tuple(seeds)), picked
@@ -222,6 +222,8 @@ def iter_defects(
     # Here and not at the first batch, so that a wrong name is told where it was given.
     precision = resolve_precision(precision, network.mapping.w_avg.device)
     firsts = range(0, len(seeds), batch_size)
+    if fitted and backgrounds is None and branch.known is not None:
+        learned_by(network, branch.known)  # once, in full precision, before workers are made
 
     def draw() -> Iterator[DefectBatch]:
         with kept_memory(), constant_weights(network, branch):

@@ -36,7 +36,7 @@ def place_on_photos(
     places: int,
     *,
     bend: float,
-) -> tuple[Placed, Tensor]:
+) -> tuple[Placed, Tensor, Tensor]:
     """One mask for each sample: of a pair drawn by weight, on the photo where it fits best.
 
     Args:
@@ -50,7 +50,7 @@ def place_on_photos(
         bend: spread of the shifts that bend a defect, of the side.
 
     Returns:
-        The defects, and which of its photos each takes, (N,).
+        The defects, which of its photos each takes, (N,), and these photos, (N, C, R, R).
     """
     tried = try_places(known, policy, weights, sources, places, bend=bend, alone=True)
     best, grounds = [], []
@@ -59,7 +59,8 @@ def place_on_photos(
         best.append((turn, place))
         grounds.append(some[turn])
     turns, chosen = torch.tensor(best, device=weights.device).unbind(1)
-    return tried.drawn(known, chosen, torch.stack(grounds)), turns
+    below = torch.stack(grounds)
+    return tried.drawn(known, chosen, below), turns, below
 
 
 def _best(known: KnownDefects, tried: Tried, photos: Tensor, rows: range) -> tuple[int, int]:

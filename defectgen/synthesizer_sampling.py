@@ -37,8 +37,8 @@ class Sampled:
     ) -> Tensor | tuple[Tensor, ...]:
         """Draw n defective parts.
 
-        Where the backbone has not learned the product, each defect is put on that of several good
-        parts on which it fits (docs/method.md).
+        Where the backbone has not learned the product, each defect is put on that of eight good
+        parts, drawn at once, on which it fits (docs/method.md).
 
         Args:
             n: how many.

@@ -19,8 +19,9 @@ from defectgen import (
     NotFittedError,
     SyntheticDefects,
     backgrounds,
+    defect_fit,
 )
-from defectgen.backgrounds import CANDIDATES, find_backgrounds
+from defectgen.backgrounds import CANDIDATES, find_backgrounds, learned_by
 from defectgen.cli import main
 from defectgen.data.images import load_images
 from defectgen.downstream import downstream_test, trial
@@ -30,7 +31,7 @@ from defectgen.networks.known import thumbnail
 from defectgen.networks.synthesis import SynthesisNetwork
 from defectgen.placement import place_masks
 from defectgen.rng import latents, no_noise
-from defectgen.sampling import PHOTOS, draw_defects
+from defectgen.sampling import PHOTOS, OwnGoods, draw_defects, draw_good
 from defectgen.seams import place_on_photos
 from defectgen.writer import write_samples
 
@@ -133,7 +134,7 @@ def test_a_part_unlike_the_photos_does_not_shine_through_their_defects(
     assert not below.learned
     batch = draw_defects(network, unlearned, range(12), 1.0, normals=True, backgrounds=below)
     images, masks, normals = batch.triplets()
-    [photos], [(chosen, turns)] = asked, found
+    [photos], [(chosen, turns, _)] = asked, found
     assert len(photos) == 12
     for index, turn in enumerate(turns.tolist()):
         assert 1 < len(photos[index]) <= PHOTOS
@@ -183,19 +184,28 @@ def test_without_photos_each_defect_finds_a_good_part_on_which_it_fits(strange_s
     batch = next(strange_synth.iter_samples(12, return_normals=True, seed=3, batch_size=12))
     images, masks, normals = batch.triplets()
     assert (batch.seeds, batch.backgrounds) == (tuple(range(3, 15)), ())
-    [parts], [(chosen, turns)] = asked, found
+    [parts], [(chosen, turns, _)] = asked, found
     assert [len(some.flatten(1).unique(dim=0)) for some in parts] == [PHOTOS] * 12
     assert len(set(turns.tolist())) > 2
     own = strange_synth.backbone_.sample(12, seed=3)
     for index, turn in enumerate(turns.tolist()):
         part = (parts[index][turn] + 1) / 2
-        torch.testing.assert_close(normals[index], part, rtol=0, atol=1e-4)
+        torch.testing.assert_close(normals[index], part, rtol=0, atol=1e-6)
         first = (parts[index][0] + 1) / 2
         torch.testing.assert_close(first, own[index], rtol=0, atol=1e-4)
         example = (chosen.examples[index] + 1) / 2
         expected = torch.where(masks[index], example, normals[index])
         torch.testing.assert_close(images[index], expected, rtol=0, atol=1e-6)
     assert torch.equal(masks, chosen.masks)
+
+
+def test_truncation_is_that_of_the_parts(strange_synth):
+    network, branch = strange_synth.backbone_.fitted(), strange_synth.branch_
+    parts = OwnGoods(network, 0.0).signed([5, 6])
+    torch.testing.assert_close((parts + 1) / 2, draw_good(network, [5, 6], 0.0), rtol=0, atol=1e-5)
+    middle = draw_defects(network, branch, range(6), 0.0, normals=True).normals
+    whole = draw_defects(network, branch, range(6), 1.0, normals=True).normals
+    assert middle.std(0).mean() < 0.5 * whole.std(0).mean()
 
 
 def test_which_part_fits_depends_on_the_seed_and_not_on_the_batch(strange_synth):
@@ -224,8 +234,15 @@ def test_what_is_trained_is_judged_even_where_samples_do_not_need_it(strange_syn
     assert not torch.equal(again[False].images, drawn[False].images)
 
 
-def test_a_fit_says_that_samples_will_not_need_it(fitted_backbone, defects, capfd):
+def test_a_fit_says_that_samples_will_not_need_it(fitted_backbone, defects, capfd, monkeypatch):
     images, masks = defects(4)
+    monkeypatch.setattr("defectgen.defect_fit.SOON", 0.01)
+    judge = {}
+    iterate = defect_fit.iter_defects
+    monkeypatch.setattr(
+        "defectgen.defect_fit.iter_defects",
+        lambda *args, **given: judge.update(given) or iterate(*args, **given),
+    )
     noise = torch.randint(256, images.shape, generator=torch.Generator().manual_seed(0))
     judged = []
     for pictures, told in ((images, False), (noise.to(torch.uint8), True)):
@@ -235,14 +252,19 @@ def test_a_fit_says_that_samples_will_not_need_it(fitted_backbone, defects, capf
             synth.fit(pictures, masks)
         assert ("do not explain these photos" in capfd.readouterr().err) == told
         judged.append(synth.history_[-1]["score"])
+        assert synth.branch_.known.learned is not told  # found once
+        assert judge.pop("fitted") is False  # what is trained is judged
     assert all(score > 0 for score in judged)
 
 
 def test_where_a_defect_hides_all_its_photos_the_good_ones_tell(unlearned, fitted_synth, goods):
     network, known = fitted_synth.backbone_.fitted(), unlearned.known
     assert not find_backgrounds(network, unlearned, goods).learned
+    assert not learned_by(network, known)
     known.masks.fill_(1)
     assert find_backgrounds(network, unlearned, goods).learned
+    known.learned = None
+    assert learned_by(network, known)  # nothing speaks against it
     source = torch.Generator().manual_seed(0)
     noise = torch.randint(256, goods.shape, dtype=torch.uint8, generator=source)
     assert not find_backgrounds(network, unlearned, noise).learned

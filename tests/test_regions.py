@@ -131,6 +131,14 @@ def test_a_slope_in_the_light_stays(axis, mask):
         torch.testing.assert_close(found, image, rtol=0, atol=0.02)
 
 
+def test_light_is_told_as_well_near_the_edge_of_the_mask():
+    """Light that depends on the row alone has nothing to be mirrored left and right."""
+    rows = torch.linspace(-1, 1, SIDE).square().view(1, -1, 1).expand(1, SIDE, SIDE)
+    image = torch.where(half(), rows, 1.0)
+    found = regions.stirred(image, half(), moves(x=True), MOVES)
+    torch.testing.assert_close(found, image, rtol=0, atol=1e-3)
+
+
 def test_a_shadow_stays_where_it_was():
     image = noise() * 0.2
     image -= torch.exp(-((torch.arange(SIDE) - 16) / 20).square()).view(1, SIDE, 1) * 0.6

@@ -46,9 +46,11 @@ def gaps(side=SIDE, count=1):
 def placed_on(known, photos, count=24, weights=None, first=0):
     weights = torch.ones(count, len(known.masks)) if weights is None else weights
     some = torch.cat(photos)
-    return place_on_photos(
+    placed, turns, below = place_on_photos(
         known, MOVES, weights, [some] * count, sources(count, first), PLACES, bend=0.0
     )
+    assert torch.equal(below, some[turns])
+    return placed, turns
 
 
 def cut(placed, photo):

@@ -53,7 +53,8 @@ class KnownDefects(nn.Module):
             take is kept several times while a branch learns.
         scenes: float (n, C, S, S), thumbnails of them without the defect.
         texture: whether the backbone keeps a grain, so that any place is as good as any other.
-        learned: whether the backbone has learned the product; None as long as nobody has looked.
+        learned: whether the backbone, to which a branch belongs for good, has learned the product;
+            None as long as nobody has looked.
     """
 
     masks: Tensor
@@ -188,7 +189,8 @@ def adapted(
         contrast: (N,), factors of what differs from the scene, blurred a little, or, without one,
             from the mean of the surroundings, raised where that is below VISIBLE, up to STRONGER,
             but not of a region; only None leaves it.
-        regions: bool (N,), which are; None: what covers more than REGION of the picture now.
+        regions: bool (N,), which were before they moved; what covers more than REGION of the
+            picture now is one anyway.
 
     Returns:
         (N, C, R, R); images whose mask leaves no surroundings as they are.
@@ -205,7 +207,8 @@ def adapted(
     if contrast is not None:
         change = ((result - middle).abs().mean(1, keepdim=True) * inside).sum((1, 2, 3))
         least = VISIBLE * inside.sum((1, 2, 3)) / change.clamp_min(1e-6)
-        large = inside.mean((1, 2, 3)) > REGION if regions is None else regions
+        large = inside.mean((1, 2, 3)) > REGION
+        large = large if regions is None else large | regions
         least = least * ~large
         contrast = torch.maximum(contrast, least.clamp_max(STRONGER))
         result = (result - middle) * contrast.view(-1, 1, 1, 1) + middle

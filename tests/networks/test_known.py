@@ -354,3 +354,26 @@ def test_others_are_adapted_to_their_place():
     expected = adapted(images, masks, scenes, contrast)
     assert torch.equal(known.shown(images, masks, scenes, contrast), expected)
     assert not torch.equal(expected, images)
+
+
+def test_what_a_backbone_has_learned_is_asked_again_for_other_pairs():
+    known = KnownDefects(1, 1, SIDE)
+    for change in (
+        lambda: known.set(known.masks > 0, known.images.float(), known.scenes),
+        lambda: known.load_state_dict(known.state_dict()),
+    ):
+        known.learned = True
+        change()
+        assert known.learned is None
+
+
+def test_a_region_that_moved_is_no_more_visible_for_having_become_small():
+    image = torch.full((2, 1, SIDE, SIDE), 0.05)
+    masks = torch.zeros(2, 1, SIDE, SIDE, dtype=torch.bool)
+    masks[..., : SIDE // 2, : SIDE // 4] = True
+    found = adapted(
+        torch.where(masks, image, 0.0), masks, torch.zeros_like(image), torch.ones(2),
+        torch.tensor([True, False]),
+    )  # fmt: skip
+    assert found[0][masks[0]].mean() == pytest.approx(0.05, abs=1e-3)
+    assert found[1][masks[1]].mean() == pytest.approx(0.1, abs=1e-3)
