@@ -170,7 +170,7 @@ def test_large_pictures_are_compared_small(monkeypatch):
 def test_with_hardly_a_place_the_own_one_is_left(few):
     """Whatever the photos show, a mask is never empty and never outside."""
     known = gaps()
-    placed, turn = place_on_photos(
+    placed, turn, _ = place_on_photos(
         known, MOVES, torch.ones(4, 1), [-line(5)] * 4, sources(4), few, bend=0.0
     )
     assert placed.masks.flatten(1).any(1).all()
