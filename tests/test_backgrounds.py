@@ -117,10 +117,9 @@ def unlearned(fitted_synth):
     return branch
 
 
-def test_a_part_unlike_the_photos_does_not_shine_through_their_defects(
-    unlearned, fitted_synth, goods, monkeypatch
-):
-    """Only the example is drawn, on that of several photos where it fits best."""
+@pytest.fixture
+def looked_at(monkeypatch):
+    """Lists of the grounds that were looked at for each sample, and of what was found."""
     asked, found = [], []
 
     def placed(photos, **given):
@@ -129,12 +128,19 @@ def test_a_part_unlike_the_photos_does_not_shine_through_their_defects(
         return found[-1]
 
     monkeypatch.setattr("defectgen.sampling.place_on_photos", placed)
+    return asked, found
+
+
+def test_a_part_unlike_the_photos_does_not_shine_through_their_defects(
+    unlearned, fitted_synth, goods, looked_at
+):
+    """Only the example is drawn, on that of several photos where it fits best."""
     network = fitted_synth.backbone_.fitted()
     below = find_backgrounds(network, unlearned, goods)
     assert not below.learned
     batch = draw_defects(network, unlearned, range(12), 1.0, normals=True, backgrounds=below)
     images, masks, normals = batch.triplets()
-    [photos], [(chosen, turns, _)] = asked, found
+    [photos], [(chosen, turns, _)] = looked_at
     assert len(photos) == 12
     for index, turn in enumerate(turns.tolist()):
         assert 1 < len(photos[index]) <= PHOTOS
@@ -172,19 +178,11 @@ def strange_synth(unlearned, fitted_synth):
     return synth
 
 
-def test_without_photos_each_defect_finds_a_good_part_on_which_it_fits(strange_synth, monkeypatch):
-    asked, found = [], []
-
-    def placed(photos, **given):
-        asked.append(list(photos))
-        found.append(place_on_photos(photos=asked[-1], **given))
-        return found[-1]
-
-    monkeypatch.setattr("defectgen.sampling.place_on_photos", placed)
+def test_without_photos_each_defect_finds_a_good_part_on_which_it_fits(strange_synth, looked_at):
     batch = next(strange_synth.iter_samples(12, return_normals=True, seed=3, batch_size=12))
     images, masks, normals = batch.triplets()
     assert (batch.seeds, batch.backgrounds) == (tuple(range(3, 15)), ())
-    [parts], [(chosen, turns, _)] = asked, found
+    [parts], [(chosen, turns, _)] = looked_at
     assert [len(some.flatten(1).unique(dim=0)) for some in parts] == [PHOTOS] * 12
     assert len(set(turns.tolist())) > 2
     own = strange_synth.backbone_.sample(12, seed=3)
