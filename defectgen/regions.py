@@ -23,6 +23,8 @@ KEPT = 0.3
 #: So far from its edge, as a share of the side, it keeps its grain; what is moved comes in over the
 #: last so many pixels of that, for where two grains are mixed both are faint.
 EDGE, FADE = 1 / 16, 3
+#: Where lines that go one way have more than this share of its variance, it moves along them alone.
+LINES = 0.2
 #: Its grain moves by at most this share of the side.
 SHIFT = 0.2
 
@@ -55,24 +57,28 @@ def stirred(image: Tensor, mask: Tensor, even: Tensor, policy: AugmentPolicy) ->
         (C, R, R) in [-1, 1]; outside the mask as it was.
     """
     side, inside = image.shape[-1], mask.to(image.dtype)
-    mirror, shift = (
-        (even[:2] < 0.5).tolist(),
-        ((even[2:] * 2 - 1) * (SHIFT * side)).round().tolist(),
-    )
-    flips = mirror[0] and policy.flip_y, mirror[1] and policy.flip_x
-    if not (policy.translate_int or policy.translate_frac):
-        shift = [0, 0]
+    shade = _shade(image, inside)
+    grain = (image - shade) * inside
+    shifted = policy.translate_int or policy.translate_frac
+    # Along lines alone: across them those of the edge would break off.
+    free = [_lines(grain, inside, axis) <= LINES for axis in (2, 1)]
+    flips = [
+        free[k] and allowed and bool(even[k] < 0.5)
+        for k, allowed in enumerate((policy.flip_y, policy.flip_x))
+    ]
+    shift = [
+        round(float(even[2 + k] * 2 - 1) * SHIFT * side) * (free[k] and shifted) for k in (0, 1)
+    ]
     if not (any(flips) or any(shift)):
         return image
-    shade = _shade(image, inside)
-    both = torch.cat([(image - shade) * inside, _depth(inside)])
+    both = torch.cat([grain, _depth(inside)])
     rows, columns = (
         _taken(mask[0].any(axis), flips[k], int(shift[k])) for k, axis in ((0, 1), (1, 0))
     )
     found = both[:, rows][:, :, columns]
     weight = torch.minimum(both[-1:], found[-1:])
-    grain = both[:-1] + weight * (found[:-1] - both[:-1])
-    return torch.where(mask, (grain + shade).clamp(-1.0, 1.0), image)
+    moved = grain + weight * (found[:-1] - grain)
+    return torch.where(mask, (moved + shade).clamp(-1.0, 1.0), image)
 
 
 def _shade(image: Tensor, inside: Tensor) -> Tensor:
@@ -94,6 +100,13 @@ def _shade(image: Tensor, inside: Tensor) -> Tensor:
     rest = enlarged(shading(((image - plane) * inside)[None]), side)[0]
     shade: Tensor = plane + rest / covered
     return shade
+
+
+def _lines(grain: Tensor, inside: Tensor, axis: int) -> float:
+    """Share of the variance of a grain (C, R, R) that its means along an axis have."""
+    count = inside.sum(axis).clamp_min(1)
+    explained = (grain.sum(axis).square() / count).sum()
+    return float(explained / grain.square().sum().clamp_min(1e-12))
 
 
 def _depth(inside: Tensor) -> Tensor:

@@ -91,6 +91,20 @@ def test_the_policy_says_what_moves(names, given, moved):
     assert torch.equal(found, image) == (not moved)
 
 
+@pytest.mark.parametrize("axis", [1, 2])
+def test_grain_moves_along_lines_and_not_across_them(axis):
+    """Else those of the edge, which stay, would break off."""
+    lines = noise()[:, :1] if axis == 1 else noise()[..., :1]
+    image = lines.expand(1, SIDE, SIDE) + 0.5 * noise(1)
+    along = {"y": True, "down": 9} if axis == 1 else {"x": True, "across": 9}
+    across = {"x": True, "across": 9} if axis == 1 else {"y": True, "down": 9}
+    assert torch.equal(regions.stirred(image, half(), moves(**across), MOVES), image)
+    found = regions.stirred(image, half(), moves(**along), MOVES)
+    assert (found - image)[..., :DEEP].abs().mean() > 0.05
+    both = regions.stirred(image, half(), moves(**along, **across), MOVES)
+    assert torch.equal(both, found)
+
+
 def test_the_edge_of_the_mask_and_what_lies_outside_stay():
     image = noise()
     found = regions.stirred(image, half(), moves(y=True, down=5), MOVES)
