@@ -63,8 +63,8 @@ SETS = {
     "hazelnut_toy/colour": ("hazelnut", "colour"),
 }
 #: Sets on which nothing was chosen up to f6d2346: what other defects and products may expect. Since
-#: then `known.REGION` (on the uneven tiles) and, on the first two of circuits, what warns of a poor
-#: backbone and how defects are drawn on photos without a good one (`known.EXPLAINED`,
+#: then `known.REGION` and `regions.LINES` (on the uneven tiles) and, on the first two of circuits,
+#: what warns of a poor backbone and how defects are drawn without a good one (`known.EXPLAINED`,
 #: `known.GRAY`, `seams`) were. Nothing was on the last three.
 UNSEEN = {
     "magnetic_tile/blowhole": ("tile", "blowhole"),

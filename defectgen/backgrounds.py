@@ -114,7 +114,7 @@ def find_backgrounds(network: Generator, branch: DefectBranch, source: GoodImage
     photos, seen = _thumbnails(data.images, parts), parts.new_ones(len(data.images), 1, 1, 1)
     nearest = _nearest(photos, seen, parts)
     # By the photos of the defect, so that no picture among the good ones changes the others.
-    learned = has_learned(parts, known.images, known.masks)
+    learned = _explained_by(parts, known)
     if learned is None:  # the defect hides them whole
         learned = explained(photos, parts[nearest])
     return Backgrounds(data.images, names, objects[nearest], learned)
@@ -123,31 +123,19 @@ def find_backgrounds(network: Generator, branch: DefectBranch, source: GoodImage
 def learned_by(network: Generator, known: KnownDefects) -> bool:
     """Whether the backbone has learned the product, as far as the photos of the defect tell."""
     if known.learned is None:  # once: it takes as long as to draw some samples
-        known.learned = has_learned(good_parts(network), known.images, known.masks) is not False
+        known.learned = _explained_by(_parts(network)[1], known) is not False
     return known.learned
 
 
-@torch.no_grad()
-def has_learned(parts: Tensor, images: Tensor, masks: Tensor) -> bool | None:
-    """Whether these good parts explain what defects leave of their photos: see `explained`.
+def _explained_by(parts: Tensor, known: KnownDefects) -> bool | None:
+    """Whether good parts, thumbnails (k, C, S, S), explain what defects leave of their photos.
 
-    Args:
-        parts: (k, C, S, S), their thumbnails.
-        images: uint8 (n, C, R, R).
-        masks: uint8 or bool (n, 1, R, R).
-
-    Returns:
-        None if the defects hide their photos whole.
+    None if they hide them whole.
     """
-    pairs, clear = _thumbnails(images, parts), _clear(masks, parts)
+    pairs, clear = _thumbnails(known.images, parts), _clear(known.masks, parts)
     if not clear.any():
         return None
     return explained(pairs, parts[_nearest(pairs, clear, parts)], clear)
-
-
-def good_parts(network: Generator) -> Tensor:
-    """Thumbnails (k, C, S, S) of good parts of a backbone, the same ones each time."""
-    return _parts(network)[1]
 
 
 @torch.no_grad()

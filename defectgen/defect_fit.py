@@ -199,13 +199,13 @@ def run_task(
             normals=False,
             batch_size=SAMPLE_BATCH,
             precision=config.precision,
-            fitted=False,  # what is trained is judged
+            by_branch=True,  # what is trained is judged
         )
         return judged(pairs, DefectBatch.concat(list(parts)))
 
     known = task.branch.known
     kind = IMPOSED if known is not None else GAME
-    rule = f", in textures {KEPT} of them" if known is not None and known.texture else ""
+    rule = f", in textures {KEPT} of them kept" if known is not None and known.texture else ""
     warn_if_short(task.backbone.config, config, kind, task.state.weights(), device)
     run = Run(
         title="defect",

@@ -13,7 +13,7 @@ from defectgen import regions
 from defectgen.augment.policy import AugmentPolicy
 from defectgen.augment.warp import warp, warp_mask, within
 from defectgen.moves import Tries, draw_tries, fields_of, joined, maps_of
-from defectgen.networks.known import THUMBNAIL, KnownDefects, thumbnail
+from defectgen.networks.known import THUMBNAIL, KnownDefects, are_regions, thumbnail
 from defectgen.pieces import enlarged, kept_cells, pieces_of
 from defectgen.places import choice, differences
 
@@ -52,7 +52,7 @@ def moved_pairs(
     maps, fields = maps.to(images.device), fields.to(images.device)
     signed, side = masks.to(images.dtype) * 2 - 1, masks.shape[-1]
     unbent = warp_mask(signed, maps) >= 0
-    large = regions.are_regions((signed > 0).float())
+    large = are_regions((signed > 0).float())
     fields = fields * ~large.view(-1, 1, 1, 1)
     fields = centered(fields, unbent & within(maps, side))
     # Beyond the border a photo may go on mirrored; a defect does not.
@@ -103,7 +103,7 @@ class Tried(NamedTuple):
         """The defects at these places, (N,), one for each sample, as they look in its scene."""
         images, masks = known.pairs(self.pairs[chosen])
         masks = masks * enlarged(self.kept[chosen], masks.shape[-1])
-        large, texture = regions.are_regions(masks), known.texture
+        large, texture = are_regions(masks), known.texture
         maps = self.maps[chosen]
         images, masks = moved_pairs(images, masks, maps, self.fields, texture=texture)
         if self.grain is not None:
@@ -140,14 +140,14 @@ def try_places(
     )
     cover, rim = thumbnail(known.masks.to(known.scenes.dtype)), _rim(known.masks)
     # Last, and only where it is wanted: whatever else is drawn stays what it was.
-    moving = known.texture and known.levels is None and bool(regions.are_regions(cover).any())
+    moving = known.texture and known.levels is None and bool(are_regions(cover).any())
     grain = regions.draw_grain(each).to(device) if moving else None
     kept = kept_cells(cover[pairs], pieces_of(cover)[pairs], draws)
     shape, small = cover[pairs] * kept, at_size(maps, THUMBNAIL / side)
     own = warp_mask(torch.cat([shape * 2 - 1, known.scenes[pairs]], 1), small)
     there = (own[:, :1] + 1) / 2 * within(small, THUMBNAIL)
     scale = maps[:, :2, :2].det().abs()  # the inverse map shrinks what the move enlarges
-    least = _least(regions.are_regions(shape), known.texture)
+    least = _least(are_regions(shape), known.texture)
     lost = there.sum((1, 2, 3)) * scale < least * shape.sum((1, 2, 3))
     lost |= _adrift(rim, rim[pairs] & kept, maps, side)
     lost = lost.view(count, places)

@@ -15,7 +15,6 @@ from torch import Tensor
 from defectgen.augment.policy import AugmentPolicy
 from defectgen.morphology import eroded
 from defectgen.networks.grain import enlarged, shading
-from defectgen.networks.known import REGION
 
 #: A moved region keeps at least this share of its pixels in the picture: how much of it its own
 #: photo shows was chance, too.
@@ -27,11 +26,6 @@ EDGE, FADE = 1 / 16, 3
 LINES = 0.2
 #: Its grain moves by at most this share of the side.
 SHIFT = 0.2
-
-
-def are_regions(masks: Tensor) -> Tensor:
-    """Which masks (N, 1, S, S), 0 or 1 or shares of cells, cover that much: (N,) bool."""
-    return masks.mean((1, 2, 3)) > REGION
 
 
 def draw_grain(sources: Iterable[torch.Generator]) -> Tensor:
@@ -60,22 +54,18 @@ def stirred(image: Tensor, mask: Tensor, even: Tensor, policy: AugmentPolicy) ->
     shade = _shade(image, inside)
     grain = (image - shade) * inside
     shifted = policy.translate_int or policy.translate_frac
-    # Along lines alone: across them those of the edge would break off.
-    free = [_lines(grain, inside, axis) <= LINES for axis in (2, 1)]
-    flips = [
-        free[k] and allowed and bool(even[k] < 0.5)
-        for k, allowed in enumerate((policy.flip_y, policy.flip_x))
-    ]
-    shift = [
-        round(float(even[2 + k] * 2 - 1) * SHIFT * side) * (free[k] and shifted) for k in (0, 1)
-    ]
-    if not (any(flips) or any(shift)):
+    moves, taken = False, []
+    for k, flipped in enumerate((policy.flip_y, policy.flip_x)):
+        # Along lines alone: across them those of the edge would break off.
+        free = _lines(grain, inside, 2 - k) <= LINES
+        mirrored = free and flipped and bool(even[k] < 0.5)
+        shift = round(float(even[2 + k] * 2 - 1) * SHIFT * side) if free and shifted else 0
+        moves |= mirrored or shift != 0
+        taken.append(_taken(mask[0].any(1 - k), mirrored, shift))
+    if not moves:
         return image
     both = torch.cat([grain, _depth(inside)])
-    rows, columns = (
-        _taken(mask[0].any(axis), flips[k], int(shift[k])) for k, axis in ((0, 1), (1, 0))
-    )
-    found = both[:, rows][:, :, columns]
+    found = both[:, taken[0]][:, :, taken[1]]
     weight = torch.minimum(both[-1:], found[-1:])
     moved = grain + weight * (found[:-1] - grain)
     return torch.where(mask, (moved + shade).clamp(-1.0, 1.0), image)

@@ -92,13 +92,13 @@ def draw_defects(
     *,
     normals: bool,
     backgrounds: Backgrounds | None = None,
-    fitted: bool = True,
+    by_branch: bool = False,
 ) -> DefectBatch:
     """One batch: the same object latents and noise with and without the defect.
 
     With ``backgrounds`` the defects stand on these photos, which are then the twins. Where the
     backbone has not learned the product, each finds one of several good parts on which it fits;
-    not ``fitted``, the branch draws it even there.
+    ``by_branch``, the branch draws it even there.
     """
     device = network.mapping.w_avg.device
     if not seeds:
@@ -109,8 +109,8 @@ def draw_defects(
         )
     if backgrounds is not None:
         return _drawn_on(backgrounds, network, branch, seeds, psi, normals)
-    if fitted and branch.known is not None and not learned_by(network, branch.known):
-        return _fitted(OwnGoods(network, psi), network, branch, seeds, normals)[0]
+    if not by_branch and branch.known is not None and not learned_by(network, branch.known):
+        return _on_best(OwnGoods(network, psi), network, branch, seeds, normals)[0]
     z = latents(seeds, network.config.z_dim, "object").to(device)
     ws, noise = network.broadcast(network.mapping(z, psi=psi)), SampleNoise(seeds)
     hook = _planned(network, branch, seeds, psi, ws, None)
@@ -142,11 +142,11 @@ def _drawn_on(
         twin = to_unit(ground) if normals else None
         batch = DefectBatch(to_unit(image), masks.cpu(), twin, None, tuple(seeds))
     else:
-        batch, picked = _fitted(backgrounds, network, branch, seeds, normals)
+        batch, picked = _on_best(backgrounds, network, branch, seeds, normals)
     return replace(batch, backgrounds=tuple(backgrounds.names[k] for k in picked))
 
 
-def _fitted(
+def _on_best(
     grounds: Backgrounds | OwnGoods,
     network: Generator,
     branch: DefectBranch,
@@ -216,13 +216,13 @@ def iter_defects(
     batch_size: int,
     precision: str = "fp32",
     backgrounds: Backgrounds | None = None,
-    fitted: bool = True,
+    by_branch: bool = False,
 ) -> Iterator[DefectBatch]:
     """All batches of these seeds; what they share is computed once and kept until the last."""
     # Here and not at the first batch, so that a wrong name is told where it was given.
     precision = resolve_precision(precision, network.mapping.w_avg.device)
     firsts = range(0, len(seeds), batch_size)
-    if fitted and backgrounds is None and branch.known is not None:
+    if not by_branch and backgrounds is None and branch.known is not None:
         learned_by(network, branch.known)  # once, in full precision, before workers are made
 
     def draw() -> Iterator[DefectBatch]:
@@ -237,7 +237,7 @@ def iter_defects(
                         psi,
                         normals=normals,
                         backgrounds=backgrounds,
-                        fitted=fitted,
+                        by_branch=by_branch,
                     )
                 yield batch
 

@@ -216,20 +216,20 @@ def test_which_part_fits_depends_on_the_seed_and_not_on_the_batch(strange_synth)
 def test_what_is_trained_is_judged_even_where_samples_do_not_need_it(strange_synth, fitted_synth):
     network, branch = strange_synth.backbone_.fitted(), strange_synth.branch_
     drawn = {
-        fitted: draw_defects(network, branch, range(4), 1.0, normals=True, fitted=fitted)
-        for fitted in (True, False)
+        by_branch: draw_defects(network, branch, range(4), 1.0, normals=True, by_branch=by_branch)
+        for by_branch in (True, False)
     }
-    torch.testing.assert_close(drawn[False].normals, fitted_synth.backbone_.sample(4, seed=0))
-    assert not torch.allclose(drawn[True].normals, drawn[False].normals, atol=0.05)
+    torch.testing.assert_close(drawn[True].normals, fitted_synth.backbone_.sample(4, seed=0))
+    assert not torch.allclose(drawn[False].normals, drawn[True].normals, atol=0.05)
     with torch.no_grad():
         for weight in branch.blocks.parameters():
             weight.mul_(3)
     again = {
-        fitted: draw_defects(network, branch, range(4), 1.0, normals=False, fitted=fitted)
-        for fitted in (True, False)
+        by_branch: draw_defects(network, branch, range(4), 1.0, normals=False, by_branch=by_branch)
+        for by_branch in (True, False)
     }
-    assert torch.equal(again[True].images, drawn[True].images)
-    assert not torch.equal(again[False].images, drawn[False].images)
+    assert torch.equal(again[False].images, drawn[False].images)
+    assert not torch.equal(again[True].images, drawn[True].images)
 
 
 def test_a_fit_says_that_samples_will_not_need_it(fitted_backbone, defects, capfd, monkeypatch):
@@ -251,7 +251,7 @@ def test_a_fit_says_that_samples_will_not_need_it(fitted_backbone, defects, capf
         assert ("do not explain these photos" in capfd.readouterr().err) == told
         judged.append(synth.history_[-1]["score"])
         assert synth.branch_.known.learned is not told  # found once
-        assert judge.pop("fitted") is False  # what is trained is judged
+        assert judge.pop("by_branch") is True  # what is trained is judged
     assert all(score > 0 for score in judged)
 
 

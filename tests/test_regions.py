@@ -10,7 +10,7 @@ from defectgen import regions
 from defectgen.config import BackboneConfig, DefectConfig
 from defectgen.moves import BEND, moves_from
 from defectgen.networks.defect import DefectBranch
-from defectgen.networks.known import KnownDefects
+from defectgen.networks.known import REGION, KnownDefects
 from defectgen.placement import KEPT, moved_pairs, place_masks
 
 SIDE = 64
@@ -287,7 +287,7 @@ def test_a_region_that_mostly_left_the_picture_is_not_made_stronger():
     found = placed(defects, 200, "translate_frac")[0]
     shares = found.masks.float().mean((1, 2, 3))
     level = found.examples.sum((1, 2, 3)) / found.masks.sum((1, 2, 3))
-    few = shares < regions.REGION
+    few = shares < REGION
     assert few.sum() > 5
     assert level[few].mean() == pytest.approx(float(level[~few].mean()), abs=0.03)
 

@@ -138,6 +138,11 @@ def levels_of(pairs: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, float] | N
     return black, white
 
 
+def are_regions(masks: Tensor) -> Tensor:
+    """Which masks (N, 1, S, S), 0 or 1 or shares of cells, cover more than REGION: (N,) bool."""
+    return masks.mean((1, 2, 3)) > REGION
+
+
 def as_bytes(images: Tensor) -> Tensor:
     """[-1, 1] -> uint8, exact for what was read from bytes."""
     return ((images + 1) * 127.5).round().clamp(0, 255).byte()
@@ -207,7 +212,7 @@ def adapted(
     if contrast is not None:
         change = ((result - middle).abs().mean(1, keepdim=True) * inside).sum((1, 2, 3))
         least = VISIBLE * inside.sum((1, 2, 3)) / change.clamp_min(1e-6)
-        large = inside.mean((1, 2, 3)) > REGION
+        large = are_regions(inside)
         large = large if regions is None else large | regions
         least = least * ~large
         contrast = torch.maximum(contrast, least.clamp_max(STRONGER))

@@ -17,11 +17,10 @@ from defectgen import losses
 from defectgen.augment.geometry import draw_matrices
 from defectgen.augment.policy import AugmentPolicy
 from defectgen.moves import MOVES, draw_fields, moves_from
-from defectgen.networks.known import LEVELS, KnownDefects, coarser, draw_contrast
+from defectgen.networks.known import LEVELS, KnownDefects, are_regions, coarser, draw_contrast
 from defectgen.networks.mapping import CodeMapping, blend
 from defectgen.pieces import some_pieces
 from defectgen.placement import LEARNING_PLACES, moved_pairs, place_masks
-from defectgen.regions import are_regions
 from defectgen.rng import no_noise
 from defectgen.training.adversarial import Codes, draw
 from defectgen.training.defect_start import defect_codes, object_codes, scenes_of
